@@ -1,0 +1,21 @@
+"""The one interface between the engine and whatever runs the encoder graph."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.request import Prompt
+
+Tower = Literal["user_vector", "item_vector"]
+
+
+class Encoder(Protocol):
+    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
+        """Encode one micro-batch into `[B, D]` float32; blocks, one call at a time."""
+
+    def warm_up(self) -> None:
+        """Run once at every size that is to be fast from the first request on."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,106 @@
+"""Forms micro-batches from the queries that wait while another one is encoded."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from engine.config import BatcherConfig
+from engine.errors import DeadlineExpired, ShuttingDown
+from engine.request import Query, Recommendation
+
+Answer = Callable[[Sequence[Query]], Sequence[Recommendation]]
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    query: Query
+    deadline: float | None
+    reply: asyncio.Future[Recommendation]
+    submitted: float = field(default_factory=time.monotonic)
+
+    def is_live(self) -> bool:
+        """Whether a caller still waits; one whose deadline has passed is told so."""
+        if self.reply.done():
+            return False
+        if self.deadline is None or self.deadline > time.monotonic():
+            return True
+        self.reply.set_exception(DeadlineExpired("the deadline passed in the queue"))
+        return False
+
+
+class Batcher:
+    """Calls `answer` in one thread with one micro-batch at a time, in the order of arrival.
+
+    A caller sees nothing of the others in its micro-batch: where several fail together, each is
+    tried again alone. Belongs to one event loop.
+    """
+
+    def __init__(self, answer: Answer, config: BatcherConfig) -> None:
+        self._answer = answer
+        self._config = config
+        self._entries: deque[_Entry] = deque()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
+        self._encoding: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def submit(self, query: Query, deadline: float | None) -> Recommendation:
+        """Wait for the answer; `deadline` is in seconds of `time.monotonic`.
+
+        Raises:
+            ShuttingDown: the batcher is closed.
+            DeadlineExpired: the deadline passed before the query's turn.
+        """
+        if self._closed:
+            raise ShuttingDown("the server is shutting down; try again, another replica answers")
+        entry = _Entry(query, deadline, asyncio.get_running_loop().create_future())
+        self._entries.append(entry)
+        if self._encoding is None or self._encoding.done():
+            self._encoding = asyncio.create_task(self._encode_entries())
+        return await entry.reply
+
+    async def close(self) -> None:
+        """Refuse new queries and wait until those submitted have their answers."""
+        self._closed = True
+        if self._encoding is not None:
+            await asyncio.wait([self._encoding])
+        self._thread.shutdown()
+
+    async def _encode_entries(self) -> None:
+        while batch := self._form_batch():
+            await self._encode(batch)
+
+    def _form_batch(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        longest = 0
+        while self._entries and len(batch) < self._config.max_batch_size:
+            entry = self._entries[0]
+            if entry.is_live():
+                longest = max(longest, len(entry.query.prompt))
+                if batch and (len(batch) + 1) * longest > self._config.max_batch_tokens:
+                    break
+                batch.append(entry)
+            self._entries.popleft()
+        return batch
+
+    async def _encode(self, batch: list[_Entry]) -> None:
+        started = time.monotonic()
+        call = asyncio.get_running_loop().run_in_executor(self._thread, self._answer_each, batch)
+        await asyncio.wait([call])
+        failure = call.exception()
+        if failure is None:
+            for entry, recommendation in call.result():
+                recommendation.timings.queue_ms = (started - entry.submitted) * 1e3
+                if not entry.reply.done():
+                    entry.reply.set_result(recommendation)
+        elif len(batch) > 1:
+            for entry in batch:
+                if entry.is_live():
+                    await self._encode([entry])
+        elif not batch[0].reply.done():
+            batch[0].reply.set_exception(failure)
+
+    def _answer_each(self, batch: list[_Entry]) -> list[tuple[_Entry, Recommendation]]:
+        return list(zip(batch, self._answer([entry.query for entry in batch]), strict=True))

@@ -1,0 +1,55 @@
+"""The server's configuration: one strict struct per stage, read from one TOML file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from engine.errors import ConfigError
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    num_threads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Threads of one forward; 0 takes one per physical core."""
+
+
+class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_batch_tokens: Positive = 2048
+    """Padded tokens (rows x longest prompt) of one micro-batch; a single prompt always fits."""
+    max_batch_size: Positive = 32
+
+
+class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    max_in_flight: Positive = 256
+    """Requests admitted and not yet answered; more are refused at once."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    listen: str = "127.0.0.1:50051"
+    max_request_bytes: Positive = 4_194_304
+    drain_seconds: NonNegativeSeconds = 20.0
+    """How long a stopping server waits for the requests that it has admitted."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    server: ServerConfig = ServerConfig()
+    admission: AdmissionConfig = AdmissionConfig()
+    batcher: BatcherConfig = BatcherConfig()
+    encoder: EncoderConfig = EncoderConfig()
+
+
+def load_config(path: Path) -> Config:
+    """Read a TOML file; a misspelt key is refused with its path.
+
+    Raises:
+        ConfigError: the file cannot be read, is no TOML or does not fit.
+    """
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Config)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from error

@@ -1,0 +1,120 @@
+"""What a bundle says about itself, and the check that its files are the ones it names."""
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from engine.errors import BundleError
+from llmsrec.prompt import TEMPLATE_VERSION
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+Backend = Literal["onnxruntime"]
+Precision = Literal["fp32"]
+
+
+class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    sha256: str
+    num_bytes: int
+
+
+class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The engine's vectors and rankings against PyTorch fp32 on real histories."""
+
+    num_histories: int
+    cosine_min: float
+    cosine_p1: float
+    cosine_mean: float
+    item_cosine_min: float
+    norm_ratio_min: float
+    norm_ratio_max: float
+    overlap_at_10: float
+    """Mean share of PyTorch's first ten, items of equal score being interchangeable."""
+    top_1: float
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+    model_version: str
+    catalogue_version: str
+    template_version: int = TEMPLATE_VERSION
+    backend: Backend
+    precision: Precision
+    num_items: int
+    vector_dim: int
+    max_prompt_tokens: int
+    built_with: dict[str, str]
+    parity: ParityReport
+    files: dict[str, FileEntry]
+
+
+class _Header(msgspec.Struct, frozen=True):
+    schema_version: int
+
+
+def read_manifest(bundle: Path) -> Manifest:
+    """Read a bundle's manifest; its files are not looked at.
+
+    Raises:
+        BundleError: there is none, it is damaged, or of a release that this one cannot serve.
+    """
+    path = bundle / MANIFEST_FILE
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{bundle} is no bundle ({MANIFEST_FILE}: {error.strerror}); build one with"
+            " export/build_engine.py"
+        ) from error
+    try:
+        version = msgspec.json.decode(content, type=_Header).schema_version
+        if version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{path}: schema version {version}, this release serves {SCHEMA_VERSION};"
+                " build the bundle with this release, or serve it with the one that built it"
+            )
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path} is damaged ({error}); copy or build the bundle again") from error
+    if manifest.template_version != TEMPLATE_VERSION:
+        raise BundleError(
+            f"{path}: prompt template {manifest.template_version}, this release writes"
+            f" {TEMPLATE_VERSION}; build the bundle with this release"
+        )
+    return manifest
+
+
+def verify_files(bundle: Path, manifest: Manifest) -> None:
+    """Check that every file is there and has the SHA-256 of the manifest.
+
+    Raises:
+        BundleError: a file is missing or differs.
+    """
+    with ThreadPoolExecutor() as threads:
+        for problem in threads.map(
+            lambda entry: _find_problem(bundle / entry[0], entry[1]), manifest.files.items()
+        ):
+            if problem is not None:
+                raise BundleError(f"{problem}; copy or build the bundle again")
+
+
+def describe_file(path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return FileEntry(digest, path.stat().st_size)
+
+
+def _find_problem(path: Path, expected: FileEntry) -> str | None:
+    try:
+        found = describe_file(path)
+    except OSError as error:
+        return f"{path}: {error.strerror}"
+    if found.num_bytes != expected.num_bytes:
+        return f"{path} has {found.num_bytes} bytes, expected {expected.num_bytes}"
+    if found.sha256 != expected.sha256:
+        return f"{path} is damaged: its SHA-256 is {found.sha256}, expected {expected.sha256}"
+    return None

@@ -1,0 +1,87 @@
+"""What goes into a recommendation and what comes out of it, free of any wire format."""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    item_id: str
+    timestamp_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendRequest:
+    history: Sequence[Interaction]
+    """The interaction sequence, oldest first."""
+    k: int = 10
+    include_seen: bool = False
+    excluded_item_ids: Sequence[str] = ()
+
+
+class IgnoredReason(enum.Enum):
+    UNKNOWN_ITEM = "unknown item"
+    BEYOND_WINDOW = "beyond window"
+
+
+@dataclass(frozen=True, slots=True)
+class IgnoredInteraction:
+    index: int
+    item_id: str
+    reason: IgnoredReason
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One rendered prompt; its last position is the readout."""
+
+    token_ids: NDArray[np.int32]  # [T]
+    slot_ids: NDArray[np.int32]  # [T], as `llmsrec.prompt` defines them
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A validated, rendered request, ready to share a micro-batch."""
+
+    prompt: Prompt
+    k: int
+    excluded_rows: NDArray[np.int32]  # [E], sorted and unique
+    ignored: Sequence[IgnoredInteraction]
+    num_used_interactions: int
+    render_ms: float
+
+
+@dataclass(slots=True)
+class StageTimings:
+    """Wall-clock time of each stage, in milliseconds."""
+
+    render_ms: float = 0.0
+    queue_ms: float = 0.0
+    encode_ms: float = 0.0
+    retrieve_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class RankedItem:
+    item_id: str
+    title: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    items: Sequence[RankedItem]
+    """Best first."""
+    model_version: str
+    catalogue_version: str
+    ignored: Sequence[IgnoredInteraction]
+    num_used_interactions: int
+    timings: StageTimings = field(default_factory=StageTimings)

@@ -1,0 +1,212 @@
+"""A checkpoint on disk: trained heads, item table, catalogue, and where the LLM is.
+
+config.json              versions, widths, how it was trained and how well it did
+heads.safetensors        the projector, both heads, both readout vectors
+items.safetensors        item_table [N, 64] float32
+llm.json                 a path or a package file, and its SHA-256
+catalogue.jsonl          id, title, attributes of each item row
+histories.jsonl          some users' newest interactions, on which an export is compared
+public.json              in place of both: the public data set that may not be copied
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar, cast, get_args
+
+import msgspec
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from llmsrec import llm
+from llmsrec.catalogue import CatalogueItem, read_catalogue, write_catalogue
+from llmsrec.dataset import Dataset
+from llmsrec.encoding import History
+from llmsrec.errors import CheckpointError
+from llmsrec.model import COLLABORATIVE_DIM, Heads, LLMSRec
+from llmsrec.movielens import MovieLensName, load_movielens
+from llmsrec.prompt import MAX_INTERACTIONS, TEMPLATE_VERSION
+
+SCHEMA_VERSION = 1
+NUM_HISTORIES = 128
+T = TypeVar("T")
+
+
+class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    schema_version: int = SCHEMA_VERSION
+    model_version: str
+    template_version: int = TEMPLATE_VERSION
+    llm_dim: int
+    num_items: int
+    training: dict[str, str | int | float] = {}
+    metrics: dict[str, dict[str, float]] = {}
+
+
+class PublicSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A data set whose catalogue and histories stay where they come from."""
+
+    dataset: MovieLensName
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    config: CheckpointConfig
+    heads: Heads
+    item_table: Tensor  # [N, 64] float32
+    catalogue: Sequence[CatalogueItem]
+    histories: Sequence[History]
+    llm_source: llm.LLMSource
+    public_source: PublicSource | None = None
+    """Where catalogue and histories stay; the checkpoint then holds no copy of them."""
+
+    @property
+    def titles(self) -> list[str]:
+        return [item.title for item in self.catalogue]
+
+    def load_model(self, dtype: torch.dtype = torch.float32) -> tuple[LLMSRec, Tokenizer]:
+        """Load the LLM in `dtype` and join it with the heads, in evaluation mode."""
+        decoder, tokenizer = llm.load(self.llm_source, dtype)
+        width = decoder.config.hidden_size
+        if width != self.config.llm_dim:
+            raise CheckpointError(
+                f"llm.json: the LLM is {width} wide, the heads were trained for"
+                f" {self.config.llm_dim}; name the LLM that the checkpoint was trained with"
+            )
+        return LLMSRec(decoder, self.heads, self.item_table).eval(), tokenizer
+
+
+def save(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
+    """Write a checkpoint aside, its heads in `dtype`, then put it in place of the old one."""
+    aside = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    heads = {name: value.to(dtype) for name, value in checkpoint.heads.state_dict().items()}
+    save_file(heads, aside / "heads.safetensors")
+    save_file({"item_table": checkpoint.item_table.contiguous()}, aside / "items.safetensors")
+    if checkpoint.public_source is None:
+        write_catalogue(aside / "catalogue.jsonl", checkpoint.catalogue)
+        lines = map(msgspec.json.encode, checkpoint.histories)
+        (aside / "histories.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+    else:
+        _write_json(aside / "public.json", checkpoint.public_source)
+    _write_json(aside / "llm.json", checkpoint.llm_source)
+    _write_json(aside / "config.json", checkpoint.config)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read and check a checkpoint.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or does not fit the others.
+    """
+    config = _read_json(folder / "config.json", CheckpointConfig)
+    if config.schema_version != SCHEMA_VERSION:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: schema version {config.schema_version}, this release"
+            f" reads {SCHEMA_VERSION}; use the release that wrote it"
+        )
+    if config.template_version != TEMPLATE_VERSION:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: trained with prompt template {config.template_version},"
+            f" this release writes {TEMPLATE_VERSION}; train again or use the older release"
+        )
+    heads = Heads(config.llm_dim)
+    expected = {name: value.shape for name, value in heads.state_dict().items()}
+    heads.load_state_dict(_read_tensors(folder / "heads.safetensors", expected))
+    shape = torch.Size([config.num_items, COLLABORATIVE_DIM])
+    items = _read_tensors(folder / "items.safetensors", {"item_table": shape})
+    public_source, catalogue, histories = _read_data(folder)
+    if len(catalogue) != config.num_items:
+        raise CheckpointError(
+            f"{folder}: {len(catalogue)} catalogue items for {config.num_items} rows of the item"
+            " table; both must come from the same training"
+        )
+    return Checkpoint(
+        config=config,
+        heads=heads,
+        item_table=items["item_table"],
+        catalogue=catalogue,
+        histories=histories,
+        llm_source=_read_json(folder / "llm.json", llm.LLMSource),
+        public_source=public_source,
+    )
+
+
+def sample_histories(dataset: Dataset) -> list[History]:
+    """Give the newest interactions of users spread evenly over a data set."""
+    num_sampled = min(NUM_HISTORIES, dataset.num_users)
+    users = np.linspace(0, dataset.num_users - 1, num_sampled, dtype=np.int64)
+    sequences = [dataset.test_history(user) for user in users]
+    return [
+        (rows[-MAX_INTERACTIONS:].tolist(), times[-MAX_INTERACTIONS:].tolist())
+        for rows, times in sequences
+    ]
+
+
+def public_source(dataset: Dataset) -> PublicSource | None:
+    """Describe a data set that may be used but not copied; give None for any other."""
+    if dataset.name not in get_args(MovieLensName):
+        return None
+    return PublicSource(dataset=cast("MovieLensName", dataset.name), sha256=dataset.digest())
+
+
+def _read_data(
+    folder: Path,
+) -> tuple[PublicSource | None, Sequence[CatalogueItem], Sequence[History]]:
+    reference = folder / "public.json"
+    if not reference.exists():
+        path = folder / "histories.jsonl"
+        _require(path)
+        _require(folder / "catalogue.jsonl")
+        decoder = msgspec.json.Decoder(History)
+        histories = [decoder.decode(line) for line in path.read_bytes().splitlines()]
+        return None, read_catalogue(folder / "catalogue.jsonl"), histories
+    source = _read_json(reference, PublicSource)
+    dataset = load_movielens(source.dataset)
+    if dataset.digest() != source.sha256:
+        raise CheckpointError(
+            f"{reference}: {source.dataset} is read differently than when the checkpoint was"
+            " trained; use the release that trained it"
+        )
+    return source, dataset.catalogue, sample_histories(dataset)
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise CheckpointError(f"{path.parent} lacks {path.name}; copy the whole checkpoint")
+
+
+def _read_tensors(path: Path, expected: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    _require(path)
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); copy it again") from error
+    for name, shape in expected.items():
+        found = tensors[name].shape if name in tensors else None
+        if found != shape:
+            raise CheckpointError(
+                f"{path}: {name} is {'missing' if found is None else list(found)},"
+                f" expected {list(shape)}"
+            )
+    return {name: tensors[name].float() for name in expected}
+
+
+def _read_json(path: Path, kind: type[T]) -> T:
+    _require(path)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except msgspec.DecodeError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def _write_json(path: Path, value: msgspec.Struct) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

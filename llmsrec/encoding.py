@@ -1,0 +1,61 @@
+"""Encodes many prompts with the PyTorch model, shortest first so that little is padding."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from llmsrec.model import VECTOR_DIM, LLMSRec
+from llmsrec.tokens import PromptArrays, PromptWriter
+
+MAX_BATCH_TOKENS = 4096
+
+History = tuple[Sequence[int], Sequence[int | None]]
+"""Item rows and timestamps in milliseconds of one interaction sequence, oldest first."""
+
+
+def encode_users(
+    model: LLMSRec, writer: PromptWriter, histories: Sequence[History], bars: Progress
+) -> NDArray[np.float32]:
+    """Give the user vectors `[len(histories), 128]`."""
+    prompts = [writer.user(rows, times) for rows, times in histories]
+    return _encode(model.user_vectors, prompts, bars, "user vectors (PyTorch)")
+
+
+def encode_items(
+    model: LLMSRec, writer: PromptWriter, num_items: int, bars: Progress
+) -> NDArray[np.float32]:
+    """Give the item vectors `[N, 128]` of the whole catalogue."""
+    prompts = [writer.item(row) for row in range(num_items)]
+    return _encode(model.item_vectors, prompts, bars, "item vectors (PyTorch)")
+
+
+def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    """Split indices into batches of similar length with at most `max_tokens` padded tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > max_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def _encode(
+    tower: Callable[[Sequence[PromptArrays]], Tensor],
+    prompts: Sequence[PromptArrays],
+    bars: Progress,
+    description: str,
+) -> NDArray[np.float32]:
+    vectors = np.empty((len(prompts), VECTOR_DIM), np.float32)
+    task = bars.add_task(description, total=len(prompts))
+    with torch.inference_mode():
+        for batch in batches([len(token_ids) for token_ids, _ in prompts], MAX_BATCH_TOKENS):
+            vectors[batch] = tower([prompts[index] for index in batch]).cpu().numpy()
+            bars.advance(task, len(batch))
+    bars.remove_task(task)
+    return vectors

@@ -1,0 +1,135 @@
+"""Measures a checkpoint by leave-last-out ranking, beside the baselines a reader asks for."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from llmsrec import baselines, checkpoint, metrics
+from llmsrec.dataset import Dataset
+from llmsrec.encoding import History, encode_items, encode_users
+from llmsrec.errors import DataError
+from llmsrec.files import written_aside
+from llmsrec.metrics import Scores
+from llmsrec.model import LLMSRec
+from llmsrec.progress import progress_bars
+from llmsrec.prompt import MAX_INTERACTIONS
+from llmsrec.tokens import PromptTokenizer, PromptWriter
+from llmsrec.train import DTYPES
+
+CUTOFFS = (10, 20)
+Metrics = dict[str, float]
+
+
+def rank_all(dataset: Dataset, scores: Scores) -> Metrics:
+    """Rank each test target among its saved negatives, and among all items not seen before."""
+    users = np.arange(dataset.num_users)[:, None]
+    sampled = metrics.ranks_of_first(scores[users, dataset.test_candidates()])
+    unseen = scores.copy()
+    for user in range(dataset.num_users):
+        unseen[user, dataset.test_history(user)[0]] = -np.inf
+    unseen[users[:, 0], dataset.test_targets] = scores[users[:, 0], dataset.test_targets]
+    full = metrics.rank_of_target(unseen, dataset.test_targets)
+    measured = {}
+    for kind, ranks in (("", sampled), ("full_", full)):
+        for k in CUTOFFS:
+            measured[f"{kind}ndcg@{k}"] = metrics.ndcg(ranks, k)
+            measured[f"{kind}hr@{k}"] = metrics.hit_rate(ranks, k)
+    return measured
+
+
+def shuffle_windows(histories: Sequence[History], seed: int = 0) -> list[History]:
+    """Shuffle the items of each history's newest window; the dates stay where they are."""
+    rng = np.random.default_rng(seed)
+    return [
+        (
+            [rows[place] for place in _shuffled_tail(len(rows), rng)],
+            times[-MAX_INTERACTIONS:],
+        )
+        for rows, times in histories
+    ]
+
+
+def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Give the cosine of each pair of rows of two `[U, D]`."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    similarity: NDArray[np.float32] = np.einsum("ud,ud->u", first, second) / lengths
+    return similarity
+
+
+def evaluate(
+    model: LLMSRec, writer: PromptWriter, dataset: Dataset, bars: Progress
+) -> dict[str, Metrics]:
+    """Measure the model, the baselines, and what shuffling the window does to the model."""
+    histories = [dataset.test_history(user) for user in range(dataset.num_users)]
+    items = encode_items(model, writer, dataset.num_items, bars)  # [N, D]
+    users = encode_users(model, writer, histories, bars)  # [U, D]
+    shuffled = encode_users(model, writer, shuffle_windows(histories), bars)  # [U, D]
+    similarity = cosine(users, shuffled)
+    return {
+        "llm-srec": rank_all(dataset, users @ items.T),
+        "llm-srec, shuffled": {
+            **rank_all(dataset, shuffled @ items.T),
+            "cosine_mean": float(similarity.mean()),
+            "cosine_min": float(similarity.min()),
+        },
+        "popularity": rank_all(dataset, baselines.popularity(dataset)),
+        "co-occurrence": rank_all(dataset, baselines.co_occurrence(dataset)),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.add_argument("checkpoint", type=Path, help="a directory that `train` wrote")
+    parser.add_argument("--dataset", type=Path, required=True, help="what `prepare` wrote")
+    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of the LLM")
+    parser.add_argument(
+        "--write", action="store_true", help="add the test metrics to the checkpoint's config.json"
+    )
+
+
+def run(arguments: argparse.Namespace) -> None:
+    dataset = Dataset.load(arguments.dataset)
+    loaded = checkpoint.load(arguments.checkpoint)
+    if [item.id for item in loaded.catalogue] != [item.id for item in dataset.catalogue]:
+        raise DataError("--dataset has another catalogue than the checkpoint; give its own")
+    model, tokenizer = loaded.load_model(DTYPES[arguments.precision])
+    if torch.cuda.is_available():
+        model.cuda()
+    writer = PromptWriter(PromptTokenizer(tokenizer), dataset.titles)
+    with progress_bars() as bars:
+        measured = evaluate(model, writer, dataset, bars)
+    Console(file=sys.stdout).print(_table(measured))
+    if arguments.write:
+        config = msgspec.structs.replace(
+            loaded.config, metrics={**loaded.config.metrics, **measured}
+        )
+        path = arguments.checkpoint / "config.json"
+        with written_aside(path) as aside:
+            aside.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
+
+
+def _shuffled_tail(length: int, rng: np.random.Generator) -> list[int]:
+    start = max(0, length - MAX_INTERACTIONS)
+    return (start + rng.permutation(length - start)).tolist()
+
+
+def _table(measured: dict[str, Metrics]) -> Table:
+    names = list(measured["llm-srec"])
+    table = Table("", *names, title="Test targets, 99 saved negatives and full ranking")
+    for row, values in measured.items():
+        table.add_row(row, *(f"{values[name]:.3f}" for name in names))
+    shuffled = measured["llm-srec, shuffled"]
+    table.caption = (
+        f"cosine of original and shuffled window: mean {shuffled['cosine_mean']:.3f},"
+        f" min {shuffled['cosine_min']:.3f}"
+    )
+    return table

@@ -1,0 +1,272 @@
+"""Trains the heads of LLM-SRec around a frozen LLM, with a frozen SASRec as the teacher."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from llmsrec import checkpoint, llm, metrics
+from llmsrec.dataset import Dataset
+from llmsrec.encoding import encode_items, encode_users
+from llmsrec.errors import DataError
+from llmsrec.losses import training_loss
+from llmsrec.model import COLLABORATIVE_DIM, VECTOR_DIM, Heads, LLMSRec, head
+from llmsrec.negatives import draw_absent_rows
+from llmsrec.progress import progress_bars
+from llmsrec.sasrec import SASRec, pad_sequences
+from llmsrec.sasrec_files import Description, load_sasrec
+from llmsrec.tokens import PromptTokenizer, PromptWriter
+from llmsrec.training_state import load_state, save_state
+
+NUM_NEGATIVES = 3
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+_STATE = "training.state"
+_SAVE_EVERY_STEPS = 20
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    learning_rate: float = 1e-4
+    batch_size: int = 20
+    precision: str = "bf16"
+    """Of the frozen LLM; the heads train in fp32."""
+    num_validation_users: int = 0
+    """The first so many users choose the best epoch; 0 takes all."""
+    seed: int = 0
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """When to stop; unlike the settings they may change when a training is resumed."""
+
+    epochs: int = 10
+    patience: int = 3
+    """Validations without a gain in HR@10 before the training stops."""
+
+
+class Sample(NamedTuple):
+    user: int
+    position: int
+    """Of the target in the user's sequence; what comes before is the history."""
+    candidates: NDArray[np.int32]  # [1 + NUM_NEGATIVES], the target first
+
+
+class Trainer:
+    """Holds what one training needs: data, model, teacher, optimiser, the best heads so far."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        sasrec: tuple[SASRec, Description],
+        llm_name: str,
+        settings: Settings,
+    ) -> None:
+        teacher, teacher_description = sasrec
+        if teacher_description.dataset_sha256 != dataset.digest():
+            raise DataError("--sasrec was trained on another dataset than --dataset; train it anew")
+        self.dataset = dataset
+        self.settings = settings
+        self.source = llm.locate(llm_name)
+        self.origin = {
+            "dataset_sha256": teacher_description.dataset_sha256,
+            "sasrec_sha256": teacher_description.weights_sha256,
+            "llm_sha256": self.source.sha256,
+            **msgspec.structs.asdict(settings),
+        }
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(settings.seed)
+        decoder, tokenizer = llm.load(self.source, DTYPES[settings.precision])
+        heads = Heads(decoder.config.hidden_size)
+        heads.draw_readouts(decoder.get_input_embeddings().weight)
+        table = teacher.item_emb.weight.detach()[1:].clone()  # [N, 64]
+        self.model = LLMSRec(decoder, heads, table).to(device)
+        self.writer = PromptWriter(PromptTokenizer(tokenizer), dataset.titles)
+        self.teacher = teacher.requires_grad_(requires_grad=False).to(device)
+        self.teacher_head = head(COLLABORATIVE_DIM, VECTOR_DIM, VECTOR_DIM, nn.GELU()).to(device)
+        self.trained = nn.ModuleDict({"heads": heads, "teacher_head": self.teacher_head})
+        self.optimiser = torch.optim.Adam(
+            self.trained.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98)
+        )
+        self.epoch = 0
+        self.step = 0
+        self.best_epoch = 0
+        self.best = {"hr@10": -1.0, "ndcg@10": -1.0}
+
+    def run(self, output: Path, limits: Limits, bars: Progress) -> None:
+        """Train, or go on training, until a limit is reached; `output` holds the best so far."""
+        state = output.with_name(f"{output.name}.{_STATE}")
+        self._resume(state)
+        task = bars.add_task("LLM-SRec", total=limits.epochs, completed=self.epoch)
+        while self.epoch < limits.epochs and self.epoch - self.best_epoch < limits.patience:
+            self._run_epoch(state, bars)
+            measured = self.validate(bars)
+            self.epoch, self.step = self.epoch + 1, 0
+            for group in self.optimiser.param_groups:
+                group["lr"] *= 0.95
+            if measured["hr@10"] > self.best["hr@10"]:
+                self.best, self.best_epoch = measured, self.epoch
+                self._write_checkpoint(output)
+            self._save(state)
+            described = f"LLM-SRec, best HR@10 {self.best['hr@10']:.3f}, NDCG@10"
+            bars.update(task, advance=1, description=f"{described} {self.best['ndcg@10']:.3f}")
+
+    def loss(self, samples: list[Sample]) -> Tensor:
+        sequences = [self.dataset.sequence(sample.user) for sample in samples]
+        histories = [
+            (rows[: sample.position], times[: sample.position])
+            for (rows, times), sample in zip(sequences, samples, strict=True)
+        ]
+        prompts = [self.writer.user(rows.tolist(), times.tolist()) for rows, times in histories]
+        users = self.model.user_vectors(prompts)  # [B, D]
+        wanted = np.stack([sample.candidates for sample in samples])  # [B, C]
+        rows, places = np.unique(wanted, return_inverse=True)
+        items = self.model.item_vectors([self.writer.item(row) for row in rows.tolist()])
+        candidates = items[torch.from_numpy(places.reshape(wanted.shape))]  # [B, C, D]
+        sequences_seen = pad_sequences([rows for rows, _ in histories]).to(users.device)
+        teachers = self.teacher_head(self.teacher.user_states(sequences_seen))  # [B, D]
+        return training_loss(users, candidates, teachers)
+
+    def validate(self, bars: Progress) -> dict[str, float]:
+        """Rank each validation target among its saved negatives."""
+        dataset = self.dataset
+        num_users = self.settings.num_validation_users or dataset.num_users
+        users = range(min(num_users, dataset.num_users))
+        histories = [dataset.validation_history(user) for user in users]
+        item_vectors = encode_items(self.model, self.writer, dataset.num_items, bars)
+        user_vectors = encode_users(self.model, self.writer, histories, bars)
+        candidates = dataset.validation_candidates()[: len(users)]  # [U, 1 + 99]
+        scores = np.einsum("ud,ucd->uc", user_vectors, item_vectors[candidates])
+        ranks = metrics.ranks_of_first(scores)
+        return {"hr@10": metrics.hit_rate(ranks, 10), "ndcg@10": metrics.ndcg(ranks, 10)}
+
+    def _run_epoch(self, state: Path, bars: Progress) -> None:
+        batches = list(self._draw_batches())
+        task = bars.add_task(f"epoch {self.epoch + 1}", total=len(batches), completed=self.step)
+        for batch in batches[self.step :]:
+            loss = self.loss(batch)
+            self.optimiser.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+            self.step += 1
+            if self.step % _SAVE_EVERY_STEPS == 0:
+                self._save(state)
+            described = f"epoch {self.epoch + 1}, loss {loss.item():.3f}"
+            bars.update(task, advance=1, description=described)
+        bars.remove_task(task)
+
+    def _draw_batches(self) -> Iterator[list[Sample]]:
+        """Draw one position a user; seeded by the epoch, so that a resumed one repeats it."""
+        rng = np.random.default_rng([self.settings.seed, self.epoch])
+        users = rng.permutation(self.dataset.num_users).tolist()
+        samples = [self._draw(user, rng) for user in users if self._num_trained(user) > 1]
+        for start in range(0, len(samples), self.settings.batch_size):
+            yield samples[start : start + self.settings.batch_size]
+
+    def _draw(self, user: int, rng: np.random.Generator) -> Sample:
+        rows, _ = self.dataset.training_part(user)
+        position = int(rng.integers(1, len(rows)))
+        negatives = draw_absent_rows(rng, rows, self.dataset.num_items, (NUM_NEGATIVES,))
+        return Sample(user, position, np.append(rows[position], negatives))
+
+    def _num_trained(self, user: int) -> int:
+        return len(self.dataset.training_part(user)[0])
+
+    def _write_checkpoint(self, output: Path) -> None:
+        config = checkpoint.CheckpointConfig(
+            model_version=f"{self.dataset.name}-{self.source.sha256[:8]}-epoch-{self.best_epoch}",
+            llm_dim=self.model.heads.CLS.numel(),
+            num_items=self.dataset.num_items,
+            training={**self.origin, "best_epoch": self.best_epoch},
+            metrics={"validation": self.best},
+        )
+        dataset, model = self.dataset, self.model
+        trained = checkpoint.Checkpoint(
+            config=config,
+            heads=model.heads,
+            item_table=model.item_table,
+            catalogue=dataset.catalogue,
+            histories=checkpoint.sample_histories(dataset),
+            llm_source=self.source,
+            public_source=checkpoint.public_source(dataset),
+        )
+        checkpoint.save(output, trained, dtype=torch.float16)
+
+    def _save(self, path: Path) -> None:
+        state = {
+            "trained": self.trained.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "best_epoch": self.best_epoch,
+            "best": self.best,
+        }
+        save_state(path, state, self.origin)
+
+    def _resume(self, path: Path) -> None:
+        state = load_state(path, self.origin)
+        if state is not None:
+            self.trained.load_state_dict(state["trained"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.epoch, self.step = state["epoch"], state["step"]
+            self.best_epoch, self.best = state["best_epoch"], state["best"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    settings, limits = Settings(), Limits()
+    add = parser.add_argument
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
+    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
+    add(
+        "--llm",
+        default=llm.SMOLLM2,
+        help="a folder as transformers saves it, or smollm2-135m out of its package",
+    )
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="checkpoint to write; an unfinished training beside it goes on",
+    )
+    add("--epochs", type=int, default=limits.epochs, help="passes over the users at most")
+    add(
+        "--patience",
+        type=int,
+        default=limits.patience,
+        help="stop after so many epochs without a gain in validation HR@10",
+    )
+    add("--batch-size", type=int, default=settings.batch_size, help="users of one step")
+    add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
+    add("--precision", choices=DTYPES, default=settings.precision, help="of the frozen LLM")
+    add(
+        "--validation-users",
+        type=int,
+        default=settings.num_validation_users,
+        help="choose the best epoch on the first so many users; 0 takes all",
+    )
+    add("--seed", type=int, default=settings.seed, help="of weights, samples and negatives")
+    add("--restart", action="store_true", help="drop an unfinished training and begin anew")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    output: Path = arguments.output
+    if arguments.restart:
+        output.with_name(f"{output.name}.{_STATE}").unlink(missing_ok=True)
+    settings = Settings(
+        learning_rate=arguments.learning_rate,
+        batch_size=arguments.batch_size,
+        precision=arguments.precision,
+        num_validation_users=arguments.validation_users,
+        seed=arguments.seed,
+    )
+    limits = Limits(epochs=arguments.epochs, patience=arguments.patience)
+    dataset, sasrec = Dataset.load(arguments.dataset), load_sasrec(arguments.sasrec)
+    trainer = Trainer(dataset, sasrec, arguments.llm, settings)
+    with progress_bars() as bars:
+        trainer.run(output, limits, bars)

@@ -1,0 +1,121 @@
+"""Reads the published code's pickles as data: whatever else they want to call is refused."""
+
+import argparse
+import collections
+import pickle
+import pickletools
+import struct
+import zipfile
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import serialization
+
+from llmsrec.errors import CheckpointError
+
+_DATA_GLOBALS: dict[str, type] = {
+    "__builtin__.dict": dict,
+    "builtins.dict": dict,
+    "collections.OrderedDict": collections.OrderedDict,
+    "collections.defaultdict": collections.defaultdict,
+}
+_TORCH_GLOBALS = frozenset(
+    {
+        "argparse.Namespace",
+        "collections.OrderedDict",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_tensor_v2",
+        "torch.BFloat16Storage",
+        "torch.DoubleStorage",
+        "torch.FloatStorage",
+        "torch.HalfStorage",
+        "torch.LongStorage",
+        "torch.device",
+    }
+)
+_DAMAGE = (
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+"""What reading random bytes can raise."""
+
+
+def load_torch(path: Path) -> object:
+    """Read a zip file of `torch.save` onto the CPU: tensors, containers, `argparse.Namespace`.
+
+    Raises:
+        CheckpointError: the file is damaged, or wants to call anything else.
+    """
+    try:
+        refused = _globals_of(path) - _TORCH_GLOBALS
+        if not refused:
+            with serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        raise _damaged(path, "zip file of torch.save", error) from error
+    raise _refused(path, ", ".join(sorted(refused)))
+
+
+def load_pickle(path: Path) -> object:
+    """Read a plain pickle of numbers, strings, lists and dictionaries.
+
+    Raises:
+        CheckpointError: the file is damaged, or wants to call anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            return _DataUnpickler(file, path).load()
+    except _DAMAGE as error:
+        raise _damaged(path, "plain pickle", error) from error
+
+
+class _DataUnpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        super().__init__(file)
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> type:
+        called = f"{module}.{name}"
+        if called not in _DATA_GLOBALS:
+            raise _refused(self._path, called)
+        return _DATA_GLOBALS[called]
+
+
+def _globals_of(path: Path) -> set[str]:
+    """List what a torch file wants to call, to name it; `torch.load` refuses on its own."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        program = archive.read(names[0])
+    called: set[str] = set()
+    texts: list[str] = []
+    for opcode, argument, _ in pickletools.genops(program):
+        if opcode.name == "GLOBAL":
+            called.add(str(argument).replace(" ", "."))
+        elif opcode.name == "STACK_GLOBAL":
+            called.add(".".join(texts[-2:]))
+        elif isinstance(argument, str):
+            texts.append(argument)
+    return called
+
+
+def _refused(path: Path, called: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} wants to call {called}; refused, because loading a model needs no such call:"
+        " take the file from a source that you trust"
+    )
+
+
+def _damaged(path: Path, expected: str, error: Exception) -> CheckpointError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    return CheckpointError(f"{path} is no whole {expected} ({reason}); copy it again")

@@ -1,0 +1,86 @@
+"""The server as a process: signals end it, a killed client does not."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from engine.client import recommend
+from engine.errors import CallFailed
+from engine.request import Interaction, Recommendation, RecommendRequest
+
+ROOT = Path(__file__).parents[2]
+REQUEST = RecommendRequest([Interaction("1"), Interaction("2")])
+CLIENT = """
+import sys
+from engine.client import recommend
+from engine.request import Interaction, RecommendRequest
+recommend(sys.argv[1], RecommendRequest([Interaction("1")]))
+"""
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    process: subprocess.Popen[str]
+    address: str
+
+    def wait_for_log(self, word: str) -> None:
+        assert self.process.stderr is not None
+        assert any(word in line for line in self.process.stderr)
+
+    def ask(self) -> Recommendation:
+        return recommend(self.address, REQUEST, timeout_s=10)
+
+
+@contextmanager
+def start_server(delay_s: float) -> Iterator[ServerProcess]:
+    command = [sys.executable, "-m", "tests.service.fake_server", "--delay", str(delay_s)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout is not None
+            word, address, *versions = process.stdout.readline().split()
+            assert (word, versions) == ("ready", ["model=model-1", "catalogue=catalogue-1"])
+            yield ServerProcess(process, address)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_drains_and_exits_with_success(number: signal.Signals) -> None:
+    with start_server(delay_s=0.5) as server, ThreadPoolExecutor() as threads:
+        asking = threads.submit(server.ask)
+        server.wait_for_log("encoding")
+        server.process.send_signal(number)
+        assert asking.result(timeout=10).items[0].item_id == "3"
+        assert server.process.wait(timeout=10) == 0
+        with pytest.raises(CallFailed, match="not available"):
+            server.ask()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_stops_at_once(number: signal.Signals) -> None:
+    with start_server(delay_s=60) as server, ThreadPoolExecutor() as threads:
+        asking = threads.submit(server.ask)
+        server.wait_for_log("encoding")
+        server.process.send_signal(number)
+        server.wait_for_log("draining")
+        server.process.send_signal(number)
+        assert server.process.wait(timeout=3) == -number
+        assert isinstance(asking.exception(timeout=10), CallFailed)
+
+
+def test_killed_client_leaves_the_server_serving() -> None:
+    with start_server(delay_s=0.3) as server:
+        command = [sys.executable, "-c", CLIENT, server.address]
+        with subprocess.Popen(command, cwd=ROOT) as client:
+            server.wait_for_log("encoding")
+            client.kill()
+        assert client.returncode == -signal.SIGKILL
+        assert server.ask().items[0].item_id == "3"
