@@ -8,12 +8,12 @@ import msgspec
 from engine.errors import ConfigError
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0)]
+NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 
 
 class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Threads of one forward; 0 takes one per physical core."""
+    """Threads of one forward; 0 takes all cores."""
 
 
 class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,5 +51,5 @@ def load_config(path: Path) -> Config:
         return msgspec.toml.decode(path.read_bytes(), type=Config)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}") from error

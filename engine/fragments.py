@@ -1,12 +1,12 @@
 """Token ids of the pieces that prompts are made of, tokenised when a bundle is built."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Arrays = dict[str, NDArray[np.int32] | NDArray[np.int64]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class Ragged(NamedTuple):
@@ -38,14 +38,14 @@ class Fragments(NamedTuple):
     clipped_titles: Ragged  # [N]
     closing: Ragged  # [1]
 
-    def to_arrays(self) -> Arrays:
-        arrays: Arrays = {}
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        arrays: dict[str, NDArray[Any]] = {}
         for name, ragged in self._asdict().items():
             arrays[f"{name}.ids"], arrays[f"{name}.offsets"] = ragged
         return arrays
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, NDArray[np.int32]]) -> "Fragments":
+    def from_arrays(cls, arrays: Arrays) -> "Fragments":
         return cls(
             *(Ragged(arrays[f"{name}.ids"], arrays[f"{name}.offsets"]) for name in cls._fields)
         )

@@ -5,6 +5,7 @@ request ─► validate ─► render ─► Query ─┼─► encode ─► re
 request ─► validate ─► render ─► Query ─┘   [B, D]    top-k rows
 """
 
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ class Recommender:
         self._bundle = bundle
         self._encoder = encoder
         self._config = config
+        self._num_threads = config.encoder.num_threads or os.cpu_count() or 1
 
     @classmethod
     def open(cls, bundle: Path | str, config: Config | None = None) -> "Recommender":
@@ -153,7 +155,7 @@ class Recommender:
             self._bundle.item_vectors,
             [query.excluded_rows for query in queries],
             [query.k for query in queries],
-            self._config.encoder.num_threads,
+            self._num_threads,
         )
         retrieved = time.perf_counter()
         encode_ms, retrieve_ms = (encoded - started) * 1e3, (retrieved - encoded) * 1e3

@@ -4,11 +4,12 @@ It walks the decoder's layers itself, with the fused operators, and runs the las
 and MLP for the readout alone. What a runtime gets is right-padded prompts and causal attention.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
-from export.fused_ops import CausalAttention, MaskedAttention, RMSNormalization, RotaryEmbedding
+from export.fused_ops import attend_causally, attend_masked, rms_norm, rotate
 from llmsrec.errors import CheckpointError
 from llmsrec.model import LLMSRec
 from llmsrec.prompt import MAX_PROMPT_TOKENS
@@ -20,6 +21,11 @@ INPUTS = {
     "item_table": {0: "items"},
 }
 OUTPUTS = {"user_vector": {0: "batch"}, "item_vector": {0: "batch"}}
+ROTARY_TYPES = ("default", "linear", "llama3", "yarn")
+"""Rotary embeddings that do not depend on a prompt's length."""
+
+Untyped = Any
+"""A module of `transformers`, whose attributes are not typed."""
 
 
 class EncoderGraph(nn.Module):
@@ -31,88 +37,87 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: LLMSRec) -> None:
         super().__init__()
         self.model = model
-        self.config: PretrainedConfig = model.llm.config
+        self.config: Untyped = model.llm.config
         _check_positions(self.config)
-        self.num_heads = self.config.num_attention_heads
-        self.num_kv_heads = self.config.num_key_value_heads
+        self.num_heads = (self.config.num_attention_heads, self.config.num_key_value_heads)
         positions = torch.arange(MAX_PROMPT_TOKENS).unsqueeze(0)
-        cos, sin = model.llm.rotary_emb(torch.zeros(1), positions)  # [1, T, head dim], halves equal
+        rotary = cast("Untyped", model.llm.rotary_emb)
+        cos, sin = rotary(torch.zeros(1), positions)  # [1, T, D], both halves equal
         half = cos.shape[-1] // 2
-        self.register_buffer("cos", cos[0, :, :half].contiguous())  # [T, D/2]
-        self.register_buffer("sin", sin[0, :, :half].contiguous())  # [T, D/2]
+        self.register_buffer("cos", cos[0, :, :half].contiguous())  # [T, D / 2]
+        self.register_buffer("sin", sin[0, :, :half].contiguous())  # [T, D / 2]
 
     def forward(
         self, input_ids: Tensor, slot_ids: Tensor, readout_position: Tensor, item_table: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Give user and item vectors, both `[B, 128]`, of prompts padded on the right."""
-        *layers, last = self.model.llm.layers
+        llm = cast("Untyped", self.model.llm)
+        *layers, last = llm.layers
         hidden = self.model.embed(input_ids, slot_ids, item_table)  # [B, T, d]
-        positions = torch.arange(input_ids.shape[1]).unsqueeze(0).expand_as(input_ids)
+        positions = torch.arange(input_ids.shape[1]).unsqueeze(0).expand_as(input_ids)  # [B, T]
         for layer in layers:
             normed = _norm(layer.input_layernorm, hidden)
-            attended = CausalAttention.apply(
-                self._query(layer.self_attn, normed, positions),
-                *self._key_value(layer.self_attn, normed, positions),
-                self.num_heads,
-                self.num_kv_heads,
-            )
-            hidden = _finish(layer, hidden, attended)
-        readout = _norm(self.model.llm.norm, self._read(last, hidden, positions, readout_position))
-        row = readout[:, 0]  # [B, d]
+            query = self._query(layer.self_attn, normed, positions)
+            key, value = self._key_value(layer.self_attn, normed, positions)
+            hidden = _finish(layer, hidden, attend_causally(query, key, value, self.num_heads))
+        readout = self._read(last, hidden, positions, readout_position)
+        row = _norm(llm.norm, readout)[:, 0]  # [B, d]
         return self.model.heads.pred_user(row), self.model.heads.pred_item(row)
 
-    def _read(self, layer: nn.Module, hidden: Tensor, positions: Tensor, readout: Tensor) -> Tensor:
-        """Run the last layer for the readout's row only, `[B, 1, d]`."""
+    def _read(self, layer: Untyped, hidden: Tensor, positions: Tensor, readout: Tensor) -> Tensor:
+        """Run a layer for the readout's row only, `[B, 1, d]`."""
         at = readout.unsqueeze(-1)  # [B, 1]
         normed = _norm(layer.input_layernorm, hidden)
-        attended = MaskedAttention.apply(
-            self._query(layer.self_attn, _take(normed, at), at),
-            *self._key_value(layer.self_attn, normed, positions),
-            (positions <= at)[:, None, None],  # [B, 1, 1, T]
-            self.num_heads,
-            self.num_kv_heads,
-        )
+        query = self._query(layer.self_attn, _take(normed, at), at)  # [B, 1, H * D]
+        key, value = self._key_value(layer.self_attn, normed, positions)
+        mask = (positions <= at)[:, None, None]  # [B, 1, 1, T]
+        attended = attend_masked(query, key, value, mask, self.num_heads)
         return _finish(layer, _take(hidden, at), attended)
 
-    def _query(self, attention: nn.Module, hidden: Tensor, positions: Tensor) -> Tensor:
+    def _query(self, attention: Untyped, hidden: Tensor, positions: Tensor) -> Tensor:
         query = attention.q_proj(hidden)
-        if "q_norm" in dict(attention.named_children()):
-            query = _norm_heads(attention.q_norm, query, self.num_heads)
-        return RotaryEmbedding.apply(query, self.cos, self.sin, positions, self.num_heads)
+        if self.config.model_type == "qwen3":
+            query = _norm_heads(attention.q_norm, query)
+        return rotate(query, self.cos, self.sin, positions, self.num_heads[0])
 
     def _key_value(
-        self, attention: nn.Module, hidden: Tensor, positions: Tensor
+        self, attention: Untyped, hidden: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor]:
         key = attention.k_proj(hidden)
-        if "k_norm" in dict(attention.named_children()):
-            key = _norm_heads(attention.k_norm, key, self.num_kv_heads)
-        key = RotaryEmbedding.apply(key, self.cos, self.sin, positions, self.num_kv_heads)
+        if self.config.model_type == "qwen3":
+            key = _norm_heads(attention.k_norm, key)
+        key = rotate(key, self.cos, self.sin, positions, self.num_heads[1])
         return key, attention.v_proj(hidden)
 
 
-def _check_positions(config: PretrainedConfig) -> None:
+def _check_positions(config: Untyped) -> None:
     scaling = config.rope_scaling or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in {"default", "linear", "llama3", "yarn"}:
-        raise CheckpointError(f"rotary embeddings of type {kind!r} change with the prompt's length")
-    window = getattr(config, "sliding_window", None)
+    if kind not in ROTARY_TYPES:
+        raise CheckpointError(
+            f"this LLM's rotary embedding {kind!r} changes with the length of the prompt; served"
+            f" are {', '.join(ROTARY_TYPES)}"
+        )
+    window = config.to_dict().get("sliding_window")
     if window is not None and window < MAX_PROMPT_TOKENS:
         raise CheckpointError(
-            f"a sliding window of {window} tokens is shorter than a prompt ({MAX_PROMPT_TOKENS})"
+            f"this LLM attends to {window} tokens only; a prompt may have {MAX_PROMPT_TOKENS}"
         )
 
 
-def _norm(norm: nn.Module, x: Tensor) -> Tensor:
-    return RMSNormalization.apply(x, norm.weight, norm.variance_epsilon)
+def _norm(norm: Untyped, x: Tensor) -> Tensor:
+    return rms_norm(x, norm.weight, norm.variance_epsilon)
 
 
-def _norm_heads(norm: nn.Module, x: Tensor, num_heads: int) -> Tensor:
-    return _norm(norm, x.unflatten(-1, (num_heads, -1))).flatten(2)
+def _norm_heads(norm: Untyped, x: Tensor) -> Tensor:
+    heads = x.view(*x.shape[:2], -1, norm.weight.shape[0])  # [B, T, H, D]
+    return _norm(norm, heads).flatten(2)
 
 
-def _finish(layer: nn.Module, residual: Tensor, attended: Tensor) -> Tensor:
-    hidden = residual + layer.self_attn.o_proj(attended)
-    return hidden + layer.mlp(_norm(layer.post_attention_layernorm, hidden))
+def _finish(layer: Untyped, residual: Tensor, attended: Tensor) -> Tensor:
+    hidden: Tensor = residual + layer.self_attn.o_proj(attended)
+    mlp: Tensor = layer.mlp(_norm(layer.post_attention_layernorm, hidden))
+    return hidden + mlp
 
 
 def _take(hidden: Tensor, at: Tensor) -> Tensor:

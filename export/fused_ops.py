@@ -2,7 +2,10 @@
 
 The tracer knows opset 18. Each function computes its operator in PyTorch and stands for one node
 in a placeholder domain, which `promote` moves to the default domain of opset 23 afterwards.
+Hidden states are `[B, T, H * D]`, so that no runtime has to transpose between operators.
 """
+
+from typing import Any
 
 import onnx
 import torch
@@ -15,84 +18,35 @@ _DOMAIN = "llmsrec.fused"
 _ATTEND = functional.scaled_dot_product_attention
 """Kept from before Optimum's patcher puts a version without grouped queries in its place."""
 
-
-class RMSNormalization(torch.autograd.Function):
-    @staticmethod
-    def forward(_: object, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        return functional.rms_norm(x, weight.shape, weight, epsilon)
-
-    @staticmethod
-    def symbolic(g, x, weight, epsilon):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205
-        node = g.op(f"{_DOMAIN}::RMSNormalization", x, weight, axis_i=-1, epsilon_f=epsilon)
-        return node.setType(x.type())
+Graph = Any
+"""The tracer's graph and values, which PyTorch does not type."""
 
 
-class RotaryEmbedding(torch.autograd.Function):
-    """Rotates the halves of each head of `x [B, T, H * D]` by its position."""
-
-    @staticmethod
-    def forward(
-        _: object, x: Tensor, cos: Tensor, sin: Tensor, position_ids: Tensor, num_heads: int
-    ) -> Tensor:
-        heads = x.unflatten(-1, (num_heads, -1))  # [B, T, H, D]
-        left, right = heads.chunk(2, dim=-1)
-        c, s = cos[position_ids].unsqueeze(2), sin[position_ids].unsqueeze(2)  # [B, T, 1, D/2]
-        return torch.cat((left * c - right * s, right * c + left * s), dim=-1).flatten(2)
-
-    @staticmethod
-    def symbolic(g, x, cos, sin, position_ids, num_heads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205, PLR0913, PLR0917
-        inputs = (x, cos, sin, position_ids)
-        node = g.op(f"{_DOMAIN}::RotaryEmbedding", *inputs, num_heads_i=num_heads)
-        return node.setType(x.type())
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    normed: Tensor = _RMSNorm.apply(x, weight, epsilon)  # type: ignore[no-untyped-call]
+    return normed
 
 
-class CausalAttention(torch.autograd.Function):
-    """Grouped-query attention of all positions, `[B, T, H * D]`, each seeing those before it."""
-
-    @staticmethod
-    def forward(
-        _: object, query: Tensor, key: Tensor, value: Tensor, num_heads: int, num_kv_heads: int
-    ) -> Tensor:
-        heads = _split(query, key, value, num_heads, num_kv_heads)
-        return _join(_ATTEND(*heads, is_causal=True, enable_gqa=True))
-
-    @staticmethod
-    def symbolic(g, query, key, value, num_heads, num_kv_heads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205, PLR0913, PLR0917
-        node = g.op(
-            f"{_DOMAIN}::Attention",
-            *(query, key, value),
-            is_causal_i=1,
-            q_num_heads_i=num_heads,
-            kv_num_heads_i=num_kv_heads,
-        )
-        return node.setType(query.type())
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, num_heads: int) -> Tensor:
+    """Rotate the halves of each head by its position, with `cos` and `sin [positions, D / 2]`."""
+    rotated: Tensor = _Rotary.apply(x, cos, sin, positions, num_heads)  # type: ignore[no-untyped-call]
+    return rotated
 
 
-class MaskedAttention(torch.autograd.Function):
-    """Grouped-query attention of single queries `[B, 1, H * D]` under `mask [B, 1, 1, T]`."""
+def attend_causally(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: tuple[int, int]
+) -> Tensor:
+    """Attend from each position to those before it; `num_heads` of queries and of keys."""
+    attended: Tensor = _CausalAttention.apply(query, key, value, num_heads)  # type: ignore[no-untyped-call]
+    return attended
 
-    @staticmethod
-    def forward(  # noqa: PLR0913, PLR0917
-        _: object,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor,
-        num_heads: int,
-        num_kv_heads: int,
-    ) -> Tensor:
-        heads = _split(query, key, value, num_heads, num_kv_heads)
-        return _join(_ATTEND(*heads, attn_mask=mask, enable_gqa=True))
 
-    @staticmethod
-    def symbolic(g, query, key, value, mask, num_heads, num_kv_heads):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN205, PLR0913, PLR0917
-        node = g.op(
-            f"{_DOMAIN}::Attention",
-            *(query, key, value, mask),
-            q_num_heads_i=num_heads,
-            kv_num_heads_i=num_kv_heads,
-        )
-        return node.setType(query.type())
+def attend_masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, num_heads: tuple[int, int]
+) -> Tensor:
+    """Attend from single queries `[B, 1, H * D]` where `mask [B, 1, 1, T]` allows it."""
+    attended: Tensor = _MaskedAttention.apply(query, key, value, mask, num_heads)  # type: ignore[no-untyped-call]
+    return attended
 
 
 def promote(model: onnx.ModelProto) -> None:
@@ -100,20 +54,98 @@ def promote(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         if node.domain == _DOMAIN:
             node.domain = ""
+    opsets = [onnx.helper.make_opsetid("", FUSED_OPSET)]
     del model.opset_import[:]
-    model.opset_import.append(onnx.helper.make_opsetid("", FUSED_OPSET))
-    model.ir_version = onnx.helper.find_min_ir_version_for(list(model.opset_import))
+    model.opset_import.extend(opsets)
+    model.ir_version = onnx.helper.find_min_ir_version_for(opsets)
 
 
-def _split(
-    query: Tensor, key: Tensor, value: Tensor, num_heads: int, num_kv_heads: int
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(_: object, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        return functional.rms_norm(x, weight.shape, weight, epsilon)
+
+    @staticmethod
+    def symbolic(graph: Graph, x: Graph, weight: Graph, epsilon: float) -> Graph:
+        name = f"{_DOMAIN}::RMSNormalization"
+        return graph.op(name, x, weight, axis_i=-1, epsilon_f=epsilon).setType(x.type())
+
+
+class _Rotary(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        _: object, x: Tensor, cos: Tensor, sin: Tensor, positions: Tensor, num_heads: int
+    ) -> Tensor:
+        left, right = _split(x, num_heads).chunk(2, dim=-1)  # [B, H, T, D / 2] each
+        c, s = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # [B, 1, T, D / 2]
+        return _join(torch.cat((left * c - right * s, right * c + left * s), dim=-1))
+
+    @staticmethod
+    def symbolic(
+        graph: Graph, x: Graph, cos: Graph, sin: Graph, positions: Graph, num_heads: int
+    ) -> Graph:
+        name = f"{_DOMAIN}::RotaryEmbedding"
+        return graph.op(name, x, cos, sin, positions, num_heads_i=num_heads).setType(x.type())
+
+
+class _CausalAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        _: object, query: Tensor, key: Tensor, value: Tensor, num_heads: tuple[int, int]
+    ) -> Tensor:
+        heads = _split_all(query, key, value, num_heads)
+        return _join(_ATTEND(*heads, is_causal=True, enable_gqa=True))
+
+    @staticmethod
+    def symbolic(
+        graph: Graph, query: Graph, key: Graph, value: Graph, num_heads: tuple[int, int]
+    ) -> Graph:
+        return _attention(graph, (query, key, value), num_heads, is_causal_i=1)
+
+
+class _MaskedAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        _: object,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor,
+        num_heads: tuple[int, int],
+    ) -> Tensor:
+        heads = _split_all(query, key, value, num_heads)
+        return _join(_ATTEND(*heads, attn_mask=mask, enable_gqa=True))
+
+    @staticmethod
+    def symbolic(
+        graph: Graph,
+        query: Graph,
+        key: Graph,
+        value: Graph,
+        mask: Graph,
+        num_heads: tuple[int, int],
+    ) -> Graph:
+        return _attention(graph, (query, key, value, mask), num_heads)
+
+
+def _attention(
+    graph: Graph, inputs: tuple[Graph, ...], num_heads: tuple[int, int], **attributes: int
+) -> Graph:
+    counts = {"q_num_heads_i": num_heads[0], "kv_num_heads_i": num_heads[1]}
+    node = graph.op(f"{_DOMAIN}::Attention", *inputs, **counts, **attributes)
+    return node.setType(inputs[0].type())
+
+
+def _split_all(
+    query: Tensor, key: Tensor, value: Tensor, num_heads: tuple[int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        query.unflatten(-1, (num_heads, -1)).transpose(1, 2),  # [B, H, T, D]
-        key.unflatten(-1, (num_kv_heads, -1)).transpose(1, 2),  # [B, G, T, D]
-        value.unflatten(-1, (num_kv_heads, -1)).transpose(1, 2),  # [B, G, T, D]
-    )
+    num_queries, num_keys = num_heads
+    return _split(query, num_queries), _split(key, num_keys), _split(value, num_keys)
+
+
+def _split(x: Tensor, num_heads: int) -> Tensor:
+    return x.view(*x.shape[:2], num_heads, -1).transpose(1, 2)  # [B, H, T, D]
 
 
 def _join(heads: Tensor) -> Tensor:
-    return heads.transpose(1, 2).flatten(2)
+    return heads.transpose(1, 2).flatten(2)  # [B, T, H * D]

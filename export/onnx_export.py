@@ -1,7 +1,7 @@
 """Writes the encoder graph as ONNX, through Optimum's exporter."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import onnx
 import torch
@@ -18,15 +18,15 @@ GRAPH_FILE = "encoder.onnx"
 WEIGHTS_FILE = "encoder.onnx.data"
 
 
-class PromptInputs(DummyInputGenerator):
+class PromptInputs(DummyInputGenerator):  # type: ignore[misc]
     """Two short prompts over a table of three items: what the tracer sees."""
 
     SUPPORTED_INPUT_NAMES = tuple(INPUTS)
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         pass
 
-    def generate(self, input_name: str, **_: Any) -> torch.Tensor:
+    def generate(self, input_name: str, **_: object) -> torch.Tensor:
         slot_ids = torch.tensor([[0, 1, 0, 3, USER_READOUT_SLOT], [0, 2, USER_READOUT_SLOT, 0, 0]])
         inputs = {
             "input_ids": torch.ones_like(slot_ids),

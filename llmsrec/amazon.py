@@ -51,7 +51,7 @@ class Selection(NamedTuple):
     sample_rate: float
     seed: int = 0
     min_interactions: int = 5
-    """Of a user, of an item, and of what is left of a user's training part."""
+    """Of an item, and of what is left of a user's training part."""
 
 
 class _Interaction(NamedTuple):
@@ -99,17 +99,14 @@ def _is_sampled(user_id: str, selection: Selection) -> bool:
 
 
 def _select(splits: list[list[_Interaction]], min_interactions: int) -> list[_Interaction]:
-    """Drop rare users and items, counted over all splits, then users left with little to train."""
-    num_of_user = Counter(row.user_id for row in itertools.chain(*splits))
+    """Drop rare items, counted over all splits, then users left with little to train on."""
     num_of_item = Counter(row.item_id for row in itertools.chain(*splits))
     frequent = [
         [row for row in split if num_of_item[row.item_id] >= min_interactions] for split in splits
     ]
     num_training = Counter(row.user_id for row in frequent[0])
     return [
-        row
-        for row in itertools.chain(*frequent)
-        if min(num_of_user[row.user_id], num_training[row.user_id]) >= min_interactions
+        row for row in itertools.chain(*frequent) if num_training[row.user_id] >= min_interactions
     ]
 
 
@@ -138,7 +135,7 @@ def _parse(row: list[str], places: list[int]) -> _Interaction:
     user_id, item_id, timestamp_ms = (row[place] for place in places)
     if not user_id or not item_id:
         raise ValueError("an id is empty")
-    return _Interaction(user_id, sys.intern(item_id), int(timestamp_ms))
+    return _Interaction(sys.intern(user_id), sys.intern(item_id), int(timestamp_ms))
 
 
 def _read_metadata(path: Path, bars: Progress) -> Iterator[_Metadata]:

@@ -9,6 +9,7 @@ histories.jsonl          some users' newest interactions, on which an export is 
 public.json              in place of both: the public data set that may not be copied
 """
 
+import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,14 +27,13 @@ from torch import Tensor
 from llmsrec import llm
 from llmsrec.catalogue import CatalogueItem, read_catalogue, write_catalogue
 from llmsrec.dataset import Dataset
-from llmsrec.encoding import History
+from llmsrec.encoding import NUM_HISTORIES, History, as_history
 from llmsrec.errors import CheckpointError
 from llmsrec.model import COLLABORATIVE_DIM, Heads, LLMSRec
 from llmsrec.movielens import MovieLensName, load_movielens
-from llmsrec.prompt import MAX_INTERACTIONS, TEMPLATE_VERSION
+from llmsrec.prompt import TEMPLATE_VERSION
 
 SCHEMA_VERSION = 1
-NUM_HISTORIES = 128
 T = TypeVar("T")
 
 
@@ -68,6 +68,13 @@ class Checkpoint:
     @property
     def titles(self) -> list[str]:
         return [item.title for item in self.catalogue]
+
+    def digest(self) -> str:
+        """Give the SHA-256 of what decides the vectors, apart from the catalogue."""
+        content = hashlib.sha256(self.llm_source.sha256.encode())
+        for _, value in sorted(self.heads.state_dict().items()):
+            content.update(value.numpy().tobytes())
+        return content.hexdigest()
 
     def load_model(self, dtype: torch.dtype = torch.float32) -> tuple[LLMSRec, Tokenizer]:
         """Load the LLM in `dtype` and join it with the heads, in evaluation mode."""
@@ -144,11 +151,7 @@ def sample_histories(dataset: Dataset) -> list[History]:
     """Give the newest interactions of users spread evenly over a data set."""
     num_sampled = min(NUM_HISTORIES, dataset.num_users)
     users = np.linspace(0, dataset.num_users - 1, num_sampled, dtype=np.int64)
-    sequences = [dataset.test_history(user) for user in users]
-    return [
-        (rows[-MAX_INTERACTIONS:].tolist(), times[-MAX_INTERACTIONS:].tolist())
-        for rows, times in sequences
-    ]
+    return [as_history(dataset.test_history(user)) for user in users]
 
 
 def public_source(dataset: Dataset) -> PublicSource | None:

@@ -56,7 +56,7 @@ def write(
     arrays: Arrays,
 ) -> None:
     """Write aside, then put the whole directory in place of an older dataset."""
-    if path.exists() and not (path / _HEADER).is_file():
+    if path.exists() and any(path.iterdir()) and not (path / _HEADER).is_file():
         raise DataError(f"{path} exists and is no dataset; remove it or name another --output")
     aside = path.with_name(f".{path.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)

@@ -8,13 +8,23 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
+from llmsrec.dataset import InteractionSequence
 from llmsrec.model import VECTOR_DIM, LLMSRec
+from llmsrec.prompt import MAX_INTERACTIONS
 from llmsrec.tokens import PromptArrays, PromptWriter
 
 MAX_BATCH_TOKENS = 4096
+NUM_HISTORIES = 128
+"""Interaction sequences on which an exported engine is compared with PyTorch."""
 
 History = tuple[Sequence[int], Sequence[int | None]]
 """Item rows and timestamps in milliseconds of one interaction sequence, oldest first."""
+
+
+def as_history(sequence: InteractionSequence) -> History:
+    """Take the newest interactions of a data set's sequence, all that a prompt can hold."""
+    rows, timestamps_ms = (values[-MAX_INTERACTIONS:].tolist() for values in sequence)
+    return rows, timestamps_ms
 
 
 def encode_users(

@@ -19,5 +19,9 @@ class PackageError(LLMSRecError):
     pass
 
 
+class TrainingError(LLMSRecError):
+    pass
+
+
 class CheckpointError(LLMSRecError):
     pass

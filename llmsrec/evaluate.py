@@ -15,13 +15,12 @@ from rich.table import Table
 
 from llmsrec import baselines, checkpoint, metrics
 from llmsrec.dataset import Dataset
-from llmsrec.encoding import History, encode_items, encode_users
+from llmsrec.encoding import History, as_history, encode_items, encode_users
 from llmsrec.errors import DataError
 from llmsrec.files import written_aside
 from llmsrec.metrics import Scores
 from llmsrec.model import LLMSRec
 from llmsrec.progress import progress_bars
-from llmsrec.prompt import MAX_INTERACTIONS
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 from llmsrec.train import DTYPES
 
@@ -47,14 +46,10 @@ def rank_all(dataset: Dataset, scores: Scores) -> Metrics:
 
 
 def shuffle_windows(histories: Sequence[History], seed: int = 0) -> list[History]:
-    """Shuffle the items of each history's newest window; the dates stay where they are."""
+    """Shuffle the items of each history; the dates stay where they are."""
     rng = np.random.default_rng(seed)
     return [
-        (
-            [rows[place] for place in _shuffled_tail(len(rows), rng)],
-            times[-MAX_INTERACTIONS:],
-        )
-        for rows, times in histories
+        ([rows[place] for place in rng.permutation(len(rows))], times) for rows, times in histories
     ]
 
 
@@ -69,7 +64,7 @@ def evaluate(
     model: LLMSRec, writer: PromptWriter, dataset: Dataset, bars: Progress
 ) -> dict[str, Metrics]:
     """Measure the model, the baselines, and what shuffling the window does to the model."""
-    histories = [dataset.test_history(user) for user in range(dataset.num_users)]
+    histories = [as_history(dataset.test_history(user)) for user in range(dataset.num_users)]
     items = encode_items(model, writer, dataset.num_items, bars)  # [N, D]
     users = encode_users(model, writer, histories, bars)  # [U, D]
     shuffled = encode_users(model, writer, shuffle_windows(histories), bars)  # [U, D]
@@ -115,11 +110,6 @@ def run(arguments: argparse.Namespace) -> None:
         path = arguments.checkpoint / "config.json"
         with written_aside(path) as aside:
             aside.write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
-
-
-def _shuffled_tail(length: int, rng: np.random.Generator) -> list[int]:
-    start = max(0, length - MAX_INTERACTIONS)
-    return (start + rng.permutation(length - start)).tolist()
 
 
 def _table(measured: dict[str, Metrics]) -> Table:

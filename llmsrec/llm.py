@@ -48,7 +48,7 @@ def load(source: LLMSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokeni
     elif source.path is not None:
         folder, options = Path(source.path), {}
         _verify(source, _model_files(folder))
-        tokenizer = AutoTokenizer.from_pretrained(folder).backend_tokenizer
+        tokenizer = _folder_tokenizer(folder)
     else:
         raise CheckpointError("llm.json: name the LLM by 'path' or by 'package'")
     model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **options)
@@ -59,11 +59,15 @@ def load(source: LLMSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokeni
     return model.eval(), tokenizer
 
 
+def _folder_tokenizer(folder: Path) -> Tokenizer:
+    return AutoTokenizer.from_pretrained(folder).backend_tokenizer  # type: ignore[no-untyped-call]
+
+
 def _gguf_tokenizer(file: Path) -> Tokenizer:
     """Read a GGUF tokenizer; `transformers` keeps its vocabulary but not two of its settings."""
     legacy_notice = logging.getLogger("transformers.models.llama.tokenization_llama_fast")
     legacy_notice.addFilter(lambda record: "legacy behaviour" not in record.getMessage())
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
         file.parent, gguf_file=file.name
     ).backend_tokenizer
     fields = GGUFReader(file).fields

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from llmsrec.errors import TrainingError
+
 Scores = NDArray[np.floating]
 
 
@@ -12,10 +14,12 @@ def rank_of_target(scores: Scores, target: int | NDArray[np.int32]) -> NDArray[n
     `scores [..., C]` and `target [...]`, an index into C, give `[...]`; -inf rules a candidate out.
 
     Raises:
-        ValueError: a score is NaN, which would compare as a perfect rank.
+        TrainingError: a score is NaN, which would compare as a perfect rank.
     """
     if np.isnan(scores).any():
-        raise ValueError("a score is NaN; the model that gave it is broken")
+        raise TrainingError(
+            "a score is NaN: the model diverged; train with a lower --learning-rate"
+        )
     index = np.broadcast_to(np.asarray(target)[..., np.newaxis], (*scores.shape[:-1], 1))
     target_score = np.take_along_axis(scores, index, axis=-1)  # [..., 1]
     num_above = np.count_nonzero(scores > target_score, axis=-1)

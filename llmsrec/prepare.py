@@ -1,6 +1,7 @@
 """Prepares datasets: `python -m llmsrec prepare SOURCE --output DIR`."""
 
 import argparse
+import math
 from pathlib import Path
 
 from rich.console import Console
@@ -78,9 +79,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _share(text: str) -> float:
-    share = float(text)
+    try:
+        share = float(text)
+    except ValueError:
+        share = math.nan
     if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not over 0 and up to 1")
+        raise argparse.ArgumentTypeError(f"{text} is no number over 0 and up to 1")
     return share
 
 

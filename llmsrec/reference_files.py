@@ -7,8 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from llmsrec.encoding import NUM_HISTORIES, History
 from llmsrec.errors import CheckpointError
 from llmsrec.model import COLLABORATIVE_DIM, HEAD_WIDTH, VECTOR_DIM
+from llmsrec.prompt import MAX_INTERACTIONS
 from llmsrec.unpickle import load_pickle, load_torch
 
 MISSING_TITLE = "No Title"
@@ -32,6 +34,8 @@ class ReferenceFiles:
     """`item_emb_proj.0.weight` … `pred_item.3.bias`, and `CLS`, `CLS_item` `[d]`."""
     item_table: Tensor  # [N, 64] float32, row = the published code's item id - 1
     titles: list[str]
+    histories: list[History]
+    """The newest interactions of some users, for comparisons."""
     sasrec: dict[str, Tensor]
     """The whole SASRec, whose `item_emb.weight` has the padding in row 0."""
     sasrec_settings: dict[str, object]
@@ -45,12 +49,14 @@ def read_reference(weights_dir: Path) -> ReferenceFiles:
     """
     sasrec, settings = _read_sasrec(_only_file(weights_dir, _SASREC_FILES))
     item_table = sasrec["item_emb.weight"][1:].clone()  # [N, 64]
+    titles, histories = _read_dictionary(weights_dir / _TITLE_FILE, len(item_table))
     return ReferenceFiles(
-        _read_heads(weights_dir),
-        item_table,
-        _read_titles(weights_dir / _TITLE_FILE, len(item_table)),
-        sasrec,
-        settings,
+        heads=_read_heads(weights_dir),
+        item_table=item_table,
+        titles=titles,
+        histories=histories,
+        sasrec=sasrec,
+        sasrec_settings=settings,
     )
 
 
@@ -141,24 +147,51 @@ def _flatten(settings: Mapping[str, object]) -> dict[str, object]:
     return flat | (vars(arguments) if isinstance(arguments, argparse.Namespace) else {})
 
 
-def _read_titles(path: Path, num_items: int) -> list[str]:
+def _read_dictionary(path: Path, num_items: int) -> tuple[list[str], list[History]]:
     if not path.exists():
         raise CheckpointError(f"{path.parent} lacks {path.name}, the titles of the items")
     content = load_pickle(path)
-    titles = content.get("title") if isinstance(content, Mapping) else None
-    if not isinstance(titles, Mapping):
-        raise CheckpointError(f"{path}: expected a dictionary with the item titles as 'title'")
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}")
+    titles, times = content.get("title"), content.get("time")
+    if not isinstance(titles, Mapping) or not isinstance(times, Mapping):
+        raise CheckpointError(
+            f"{path}: expected a dictionary with the items' titles as 'title' and the times of"
+            " their interactions as 'time'"
+        )
+    return _read_titles(path, titles, num_items), _read_histories(path, times, num_items)
+
+
+def _read_titles(path: Path, titles: Mapping[object, object], num_items: int) -> list[str]:
     ids = range(1, num_items + 1)
     if not any(item_id in titles for item_id in ids):
         raise CheckpointError(
             f"{path} has no title for any item id from 1 to {num_items}; use the dictionary of"
             " the data set that the model was trained on"
         )
-    found = [titles.get(item_id, MISSING_TITLE) for item_id in ids]
-    for item_id, title in zip(ids, found, strict=True):
+    found = []
+    for item_id in ids:
+        title = titles.get(item_id, MISSING_TITLE)
         if not isinstance(title, str):
             raise CheckpointError(f"{path}: the title of item {item_id} is {title!r}, not text")
+        found.append(title)
     return found
+
+
+def _read_histories(path: Path, times: Mapping[object, object], num_items: int) -> list[History]:
+    interactions: dict[object, list[tuple[int, int]]] = {}
+    for item_id, time_of_user in times.items():
+        if not isinstance(item_id, int) or not isinstance(time_of_user, Mapping):
+            raise CheckpointError(f"{path}: 'time' holds {item_id!r}, expected times by item, user")
+        if not 1 <= item_id <= num_items:
+            continue
+        for user, time_ms in time_of_user.items():
+            interactions.setdefault(user, []).append((int(time_ms), item_id - 1))
+    newest = [sorted(pairs)[-MAX_INTERACTIONS:] for pairs in interactions.values()]
+    return [
+        ([row for _, row in pairs], [time_ms for time_ms, _ in pairs])
+        for pairs in newest[:NUM_HISTORIES]
+    ]
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

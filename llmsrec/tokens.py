@@ -54,7 +54,8 @@ class PromptTokenizer:
         encoding: Encoding = self._tokenizer.encode("a")
         if 0 not in encoding.special_tokens_mask:
             raise CheckpointError("the tokenizer gives no token for 'a'; check tokenizer.json")
-        return encoding.ids[: encoding.special_tokens_mask.index(0)]
+        prefix: list[int] = encoding.ids[: encoding.special_tokens_mask.index(0)]
+        return prefix
 
 
 class PromptWriter:

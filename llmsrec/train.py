@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmsrec import checkpoint, llm, metrics
 from llmsrec.dataset import Dataset
-from llmsrec.encoding import encode_items, encode_users
+from llmsrec.encoding import as_history, encode_items, encode_users
 from llmsrec.errors import DataError
 from llmsrec.losses import training_loss
 from llmsrec.model import COLLABORATIVE_DIM, VECTOR_DIM, Heads, LLMSRec, head
@@ -83,7 +83,7 @@ class Trainer:
         torch.manual_seed(settings.seed)
         decoder, tokenizer = llm.load(self.source, DTYPES[settings.precision])
         heads = Heads(decoder.config.hidden_size)
-        heads.draw_readouts(decoder.get_input_embeddings().weight)
+        heads.draw_readouts(decoder.get_input_embeddings().get_parameter("weight"))
         table = teacher.item_emb.weight.detach()[1:].clone()  # [N, 64]
         self.model = LLMSRec(decoder, heads, table).to(device)
         self.writer = PromptWriter(PromptTokenizer(tokenizer), dataset.titles)
@@ -137,7 +137,7 @@ class Trainer:
         dataset = self.dataset
         num_users = self.settings.num_validation_users or dataset.num_users
         users = range(min(num_users, dataset.num_users))
-        histories = [dataset.validation_history(user) for user in users]
+        histories = [as_history(dataset.validation_history(user)) for user in users]
         item_vectors = encode_items(self.model, self.writer, dataset.num_items, bars)
         user_vectors = encode_users(self.model, self.writer, histories, bars)
         candidates = dataset.validation_candidates()[: len(users)]  # [U, 1 + 99]

@@ -1,8 +1,10 @@
 """Trains SASRec, the teacher of LLM-SRec and the source of its collaborative embeddings."""
 
 import argparse
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -14,31 +16,33 @@ from torch.nn import functional
 
 from llmsrec import metrics
 from llmsrec.dataset import Dataset
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, TrainingError
 from llmsrec.negatives import draw_absent_rows
 from llmsrec.progress import progress_bars
 from llmsrec.sasrec import DEFAULT_SHAPE, MAX_LENGTH, SASRec, pad_sequences
 from llmsrec.sasrec_files import Description, save_sasrec
 from llmsrec.training_state import load_state, save_state
 
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
 _STATE = "training.state"
 _EVALUATION_BATCH_SIZE = 256
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    learning_rate: float = 1e-3
-    batch_size: int = 128
-    dropout: float = 0.2
-    seed: int = 0
-    validate_every: int = 5
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    batch_size: Positive = 128
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.2
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
+    validate_every: Positive = 5
     """Epochs between two validations."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """When to stop; unlike the settings they may change when a training is resumed."""
 
-    epochs: int = 400
-    patience: int = 10
+    epochs: Positive = 400
+    patience: Positive = 10
     """Validations without a gain in NDCG@10 before the training stops."""
 
 
@@ -65,7 +69,7 @@ class Trainer:
         self.best_epoch = 0
         self.best_weights = self.model.state_dict()
 
-    def run(self, output: Path, limits: Limits, bars: Progress) -> None:
+    def run(self, output: Path, limits: Limits, bars: Progress) -> Description:
         """Train, or go on training, until a limit is reached; then write the best model."""
         self._resume(output / _STATE)
         task = bars.add_task("SASRec", total=limits.epochs, completed=self.epoch)
@@ -78,7 +82,9 @@ class Trainer:
             described = f"SASRec, loss {loss:.3f}, best NDCG@10 {self.best_ndcg:.3f}"
             bars.update(task, advance=1, description=described)
         self.model.load_state_dict(self.best_weights)
-        save_sasrec(output, self.model, self._describe())
+        description = self._describe()
+        save_sasrec(output, self.model, description)
+        return description
 
     def loss(self, users: Tensor, negatives: Tensor) -> Tensor:
         """Give the binary cross-entropy of each position's next item and of its negative."""
@@ -104,7 +110,12 @@ class Trainer:
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()
             losses.append(loss.item())
-        return float(np.mean(losses))
+        mean = float(np.mean(losses))
+        if not math.isfinite(mean):
+            raise TrainingError(
+                f"the loss is {mean} in epoch {self.epoch + 1}; lower --learning-rate and --restart"
+            )
+        return mean
 
     def _draw_negatives(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw what a user's training part lacks: to spare held-out items would give them away."""
@@ -218,14 +229,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     if arguments.restart:
         (arguments.output / _STATE).unlink(missing_ok=True)
-    settings = Settings(
-        learning_rate=arguments.learning_rate,
-        batch_size=arguments.batch_size,
-        dropout=arguments.dropout,
-        seed=arguments.seed,
-        validate_every=arguments.validate_every,
-    )
-    limits = Limits(epochs=arguments.epochs, patience=arguments.patience)
+    try:
+        settings = msgspec.convert(vars(arguments), Settings)
+        limits = msgspec.convert(vars(arguments), Limits)
+    except msgspec.ValidationError as error:
+        raise TrainingError(f"an option does not fit: {error}") from error
     trainer = Trainer(Dataset.load(arguments.dataset), settings)
     with progress_bars() as bars:
-        trainer.run(arguments.output, limits, bars)
+        description = trainer.run(arguments.output, limits, bars)
+        for split, measured in description.metrics.items():
+            numbers = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
+            bars.console.print(f"{split}: {numbers}", highlight=False)

@@ -6,6 +6,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,6 +48,7 @@ _DAMAGE = (
     ValueError,
     struct.error,
     zipfile.BadZipFile,
+    zlib.error,
 )
 """What reading random bytes can raise."""
 

@@ -84,6 +84,12 @@ def test_saving_replaces_an_older_dataset(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
+def test_saving_fills_an_empty_directory(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    build().save(tmp_path / "tiny")
+    assert Dataset.load(tmp_path / "tiny").num_users == 2
+
+
 def test_saving_leaves_a_directory_that_is_no_dataset_alone(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(DataError, match="is no dataset; remove it or name another --output"):

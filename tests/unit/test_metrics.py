@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmsrec.errors import TrainingError
 from llmsrec.metrics import hit_rate, ndcg, rank_of_target, ranks_of_first
 
 SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
@@ -40,7 +41,7 @@ def test_candidates_at_minus_infinity_are_ruled_out() -> None:
 
 
 def test_nan_is_refused_rather_than_ranked_first() -> None:
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(TrainingError, match="NaN"):
         rank_of_target(np.array([1.0, np.nan, 2.0]), 1)
 
 

@@ -58,4 +58,4 @@ def test_sample_rate_out_of_range_is_refused(
 ) -> None:
     with pytest.raises(SystemExit):
         amazon(tmp_path, "--category=Toys", f"--sample-rate={share}")
-    assert "--sample-rate" in capsys.readouterr().err
+    assert f"--sample-rate: {share} is no number over 0" in capsys.readouterr().err

@@ -14,7 +14,7 @@ import torch
 from llmsrec import train_sasrec
 from llmsrec.catalogue import CatalogueItem
 from llmsrec.dataset import Dataset, build_dataset
-from llmsrec.errors import CheckpointError, DataError
+from llmsrec.errors import CheckpointError, DataError, TrainingError
 from llmsrec.sasrec import SASRec
 from llmsrec.sasrec_files import load_sasrec
 from llmsrec.train_sasrec import Settings, Trainer, evaluate, initialised
@@ -133,6 +133,7 @@ def test_training_learns_the_next_item(tmp_path: Path) -> None:
     dataset.save(tmp_path / "ring")
     run(tmp_path / "ring", tmp_path / "out", "--epochs=25", "--learning-rate=0.01", "--dropout=0")
     model, description = load_sasrec(tmp_path / "out")
+    assert not model.training
     histories = [dataset.test_history(user)[0] for user in range(dataset.num_users)]
     untrained = evaluate(initialised(SASRec(NUM_ITEMS)), histories, dataset.test_candidates())
     assert description.metrics["test"] == evaluate(model, histories, dataset.test_candidates())
@@ -140,15 +141,30 @@ def test_training_learns_the_next_item(tmp_path: Path) -> None:
     assert description.dataset_sha256 == dataset.digest()
 
 
-def test_best_validation_is_kept_and_patience_ends_the_training(
+def test_patience_ends_the_training_and_the_best_weights_outlive_a_resumption(
     dataset_path: Path, tmp_path: Path
 ) -> None:
-    run(dataset_path, tmp_path / "out", "--epochs=500", "--patience=2", "--learning-rate=1")
-    state = torch.load(tmp_path / "out" / STATE, weights_only=True)["state"]
-    description = load_sasrec(tmp_path / "out")[1]
-    assert state["epoch"] == state["best_epoch"] + 2
-    assert description.training["best_epoch"] == state["best_epoch"]
+    options = ["--learning-rate=0.03", "--patience=3"]
+    run(dataset_path, tmp_path / "once", "--epochs=500", *options)
+    description = load_sasrec(tmp_path / "once")[1]
+    best_epoch = int(description.training["best_epoch"])
+    state = torch.load(tmp_path / "once" / STATE, weights_only=True)["state"]
+    assert state["epoch"] == best_epoch + 3
     assert description.metrics["validation"]["ndcg@10"] == state["best_ndcg"]
+    for num_epochs_so_far in (best_epoch, best_epoch + 2, 500):
+        run(dataset_path, tmp_path / "parts", f"--epochs={num_epochs_so_far}", *options)
+        assert_same_weights(tmp_path / "parts", tmp_path / "once")
+    best_table = load_sasrec(tmp_path / "once")[0].item_emb.weight
+    assert not torch.equal(state["model"]["item_emb.weight"], best_table)
+
+
+def test_every_epoch_draws_anew() -> None:
+    losses = set()
+    for epoch in range(3):
+        trainer = Trainer(build(), Settings(dropout=0))
+        trainer.epoch = epoch
+        losses.add(trainer._run_epoch())
+    assert len(losses) == 3
 
 
 def test_held_out_items_are_neither_spared_as_negatives_nor_trained_on() -> None:
@@ -173,6 +189,41 @@ def test_dataset_without_training_pairs_is_refused() -> None:
     dataset = build_dataset("short", catalogue, {"a": [(0, 0), (1, 1), (2, 2)]})
     with pytest.raises(DataError, match="no user has two interactions to train on"):
         Trainer(dataset, Settings())
+
+
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [
+        ("--batch-size=0", "batch_size"),
+        ("--dropout=1", "dropout"),
+        ("--learning-rate=0", "learning_rate"),
+        ("--epochs=0", "epochs"),
+    ],
+)
+def test_option_out_of_range_is_named(
+    dataset_path: Path, tmp_path: Path, option: str, problem: str
+) -> None:
+    with pytest.raises(TrainingError, match=problem):
+        run(dataset_path, tmp_path / "out", option)
+
+
+@pytest.mark.parametrize(
+    ("validate_every", "problem"), [(5, "the loss is .* in epoch 2"), (1, "a score is NaN")]
+)
+def test_diverging_training_says_so(
+    dataset_path: Path, tmp_path: Path, validate_every: int, problem: str
+) -> None:
+    options = ["--epochs=9", "--learning-rate=1e30", f"--validate-every={validate_every}"]
+    with pytest.raises(TrainingError, match=rf"{problem}.*lower --learning-rate"):
+        run(dataset_path, tmp_path / "out", *options)
+
+
+def test_results_are_shown(
+    dataset_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(dataset_path, tmp_path / "out", "--epochs=1")
+    measured = load_sasrec(tmp_path / "out")[1].metrics["test"]
+    assert f"test: ndcg@10 {measured['ndcg@10']:.3f}" in capsys.readouterr().err
 
 
 def test_weights_of_another_training_are_refused(dataset_path: Path, tmp_path: Path) -> None:

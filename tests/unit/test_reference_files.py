@@ -1,0 +1,249 @@
+"""The published code's files are read whole, or refused by file name and expected shape."""
+
+import argparse
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from llmsrec.errors import CheckpointError
+from llmsrec.reference_files import ReferenceFiles, read_reference
+
+LLM_DIM = 64
+NUM_ITEMS = 400
+PROJECTOR = "Golden_llama-3b_1_item_proj.pt"
+USER_HEAD = "Golden_llama-3b_1_pred_user.pt"
+ITEM_HEAD = "Golden_llama-3b_1_pred_item.pt"
+USER_READOUT = "Golden_llama-3b_1_CLS.pt"
+ITEM_READOUT = "Golden_llama-3b_1_CLS_item.pt"
+SASREC = "SASRec_saving.epoch=200.lr=0.001.layer=2.head=1.hidden=64.maxlen=128.pth"
+TITLES = "text_name_dict.json.gz"
+
+
+@pytest.fixture
+def reference_dir() -> Path:
+    return Path(__file__).resolve().parents[2].parent / "shared" / "reference"
+
+
+@pytest.fixture
+def weights_dir(reference_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the reference's weights to damage."""
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    for path in (reference_dir / "llm_srec").iterdir():
+        shutil.copyfile(path, folder / path.name)
+    return folder
+
+
+@pytest.fixture
+def reference(reference_dir: Path) -> ReferenceFiles:
+    return read_reference(reference_dir / "llm_srec")
+
+
+def load(path: Path) -> object:
+    return torch.load(path, weights_only=False)
+
+
+def read_titles(folder: Path) -> dict[str, dict[int, object]]:
+    content: dict[str, dict[int, object]] = pickle.loads((folder / TITLES).read_bytes())
+    return content
+
+
+def write_titles(folder: Path, content: object) -> None:
+    (folder / TITLES).write_bytes(pickle.dumps(content))
+
+
+def change_state(path: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    state = load(path)
+    assert isinstance(state, dict)
+    change(state)
+    torch.save(state, path)
+
+
+def test_heads_are_the_files_tensors(reference: ReferenceFiles, reference_dir: Path) -> None:
+    projector = load(reference_dir / "llm_srec" / PROJECTOR)
+    item_head = load(reference_dir / "llm_srec" / ITEM_HEAD)
+    item_readout = load(reference_dir / "llm_srec" / ITEM_READOUT)
+    assert isinstance(projector, dict)
+    assert isinstance(item_head, dict)
+    assert isinstance(item_readout, dict)
+    assert len(reference.heads) == 3 * 6 + 2
+    torch.testing.assert_close(reference.heads["item_emb_proj.3.weight"], projector["3.weight"])
+    torch.testing.assert_close(reference.heads["pred_item.1.bias"], item_head["1.bias"])
+    torch.testing.assert_close(reference.heads["CLS_item"], item_readout["weight"][0])
+    assert reference.heads["CLS"].shape == (LLM_DIM,)
+    assert not torch.equal(reference.heads["CLS"], reference.heads["CLS_item"])
+
+
+def test_item_table_starts_at_the_first_item(reference: ReferenceFiles) -> None:
+    assert reference.item_table.shape == (NUM_ITEMS, 64)
+    assert reference.item_table.dtype == torch.float32
+    table = reference.sasrec["item_emb.weight"]
+    torch.testing.assert_close(reference.item_table, table[1:])
+    assert len(table) == NUM_ITEMS + 1
+
+
+def test_titles_are_those_of_the_reference_prompts(
+    reference: ReferenceFiles, reference_dir: Path
+) -> None:
+    cases = json.loads((reference_dir / "cases.json").read_text())
+    history, prompt = next(iter(cases["histories"].values())), cases["prompts"][0]
+    for item_id, _ in history[-10:]:
+        assert f'"{reference.titles[item_id - 1]}"[HistoryEmb]' in prompt
+    assert len(reference.titles) == NUM_ITEMS
+
+
+def test_settings_hold_the_command_line(reference: ReferenceFiles) -> None:
+    assert reference.sasrec_settings["item_num"] == NUM_ITEMS
+    assert reference.sasrec_settings["maxlen"] == 128
+    assert reference.sasrec_settings["num_heads"] == 1
+
+
+def test_only_an_absent_title_is_replaced(weights_dir: Path) -> None:
+    content = read_titles(weights_dir)
+    del content["title"][2]
+    content["title"][3] = ""
+    content["title"][4] = "Empty title"
+    write_titles(weights_dir, content)
+    assert read_reference(weights_dir).titles[1:4] == ["No Title", "", "Empty title"]
+
+
+def test_bare_and_half_precision_parameters_are_read_alike(
+    weights_dir: Path, reference: ReferenceFiles
+) -> None:
+    for name in (USER_READOUT, ITEM_READOUT):
+        state = load(weights_dir / name)
+        assert isinstance(state, dict)
+        torch.save(torch.nn.Parameter(state["weight"]), weights_dir / name)
+    change_state(
+        weights_dir / USER_HEAD, lambda state: state.update({"3.bias": state["3.bias"].half()})
+    )
+    content = load(weights_dir / SASREC)
+    assert isinstance(content, list)
+    settings, sasrec = content
+    settings["args"].device = torch.device("cuda", 0)
+    for name in ("item_emb", "pos_emb"):
+        sasrec[name] = torch.nn.Parameter(sasrec.pop(f"{name}.weight"))
+    torch.save([settings, sasrec], weights_dir / SASREC)
+
+    found = read_reference(weights_dir)
+
+    torch.testing.assert_close(found.heads, reference.heads, rtol=0, atol=1e-3)
+    torch.testing.assert_close(found.sasrec, reference.sasrec)
+    torch.testing.assert_close(found.item_table, reference.item_table)
+    assert not any(tensor.requires_grad for tensor in (found.heads | found.sasrec).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        (PROJECTOR, r"\*_item_proj\.pt"),
+        (USER_HEAD, r"\*_pred_user\.pt"),
+        (ITEM_HEAD, r"\*_pred_item\.pt"),
+        (USER_READOUT, r"\*_CLS\.pt"),
+        (ITEM_READOUT, r"\*_CLS_item\.pt"),
+        (SASREC, r"SASRec_saving\.\*\.pth"),
+        (TITLES, r"text_name_dict\.json\.gz"),
+    ],
+)
+def test_a_missing_file_is_named(weights_dir: Path, name: str, pattern: str) -> None:
+    (weights_dir / name).unlink()
+    with pytest.raises(CheckpointError, match=f"weights lacks {pattern}"):
+        read_reference(weights_dir)
+
+
+def test_an_absent_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nowhere lacks"):
+        read_reference(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", [PROJECTOR, ITEM_READOUT, SASREC])
+def test_files_of_two_trainings_are_refused(weights_dir: Path, name: str) -> None:
+    other = name.replace("_1_", "_2_").replace("200", "100")
+    shutil.copyfile(weights_dir / name, weights_dir / other)
+    with pytest.raises(CheckpointError) as refusal:
+        read_reference(weights_dir)
+    assert name in str(refusal.value)
+    assert other in str(refusal.value)
+
+
+def test_a_head_of_another_training_is_refused(weights_dir: Path) -> None:
+    (weights_dir / USER_HEAD).rename(weights_dir / USER_HEAD.replace("_1_", "_2_"))
+    with pytest.raises(CheckpointError, match=r"Golden_llama-3b_1, Golden_llama-3b_2"):
+        read_reference(weights_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "shape", "message"),
+    [
+        (PROJECTOR, "0.weight", [64, 50], r"0\.weight is \[64, 50\], expected \[64, 64\]"),
+        (PROJECTOR, "0.weight", [64], r"expected 0\.weight \[LLM width, 64\]"),
+        (PROJECTOR, "3.bias", [63], r"3\.bias is \[63\], expected \[64\]"),
+        (PROJECTOR, "0.weight", [96, 64], r"0\.bias is \[64\], expected \[96\]"),
+        (USER_HEAD, "0.weight", [2048, 96], r"0\.weight is \[2048, 96\], expected \[2048, 64\]"),
+        (USER_HEAD, "3.weight", [64, 2048], r"3\.weight is \[64, 2048\], expected \[128, 2048\]"),
+        (ITEM_HEAD, "1.weight", [64], r"1\.weight is \[64\], expected \[2048\]"),
+        (ITEM_HEAD, "4.weight", [64], r"unexpected 4\.weight"),
+        (USER_READOUT, "weight", [2, 64], r"weight is \[2, 64\], expected \[1, 64\]"),
+        (ITEM_READOUT, "weight", [1, 96], r"weight is \[1, 96\], expected \[1, 64\]"),
+    ],
+)
+def test_a_wrong_shape_is_named_with_its_file(
+    weights_dir: Path, name: str, key: str, shape: list[int], message: str
+) -> None:
+    change_state(weights_dir / name, lambda state: state.update({key: torch.zeros(shape)}))
+    with pytest.raises(CheckpointError, match=f"{name}: {message}"):
+        read_reference(weights_dir)
+
+
+def test_a_missing_tensor_is_named(weights_dir: Path) -> None:
+    change_state(weights_dir / ITEM_HEAD, lambda state: state.pop("3.bias"))
+    with pytest.raises(CheckpointError, match=r"3\.bias is missing, expected \[128\]"):
+        read_reference(weights_dir)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"0.weight": "text"}, {}])
+def test_a_head_without_tensors_is_refused(weights_dir: Path, content: object) -> None:
+    torch.save(content, weights_dir / ITEM_HEAD)
+    with pytest.raises(CheckpointError, match=f"{ITEM_HEAD}: .*expected"):
+        read_reference(weights_dir)
+
+
+TABLE = {"item_emb.weight": torch.zeros(5, 64)}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "a list of the settings and the state dict"),
+        (["settings", TABLE], "the settings as a dictionary"),
+        ([{"args": argparse.Namespace()}, TABLE], "item_num"),
+        ([{"item_num": 4}, {"pos_emb.weight": torch.zeros(1)}], r"missing, expected \[5, 64\]"),
+        ([{"item_num": 0}, {"item_emb.weight": torch.zeros(1, 64)}], "item_num"),
+        ([{"item_num": 3}, TABLE], r"item_emb.weight is \[5, 64\], expected \[4, 64\]"),
+        ([{"item_num": 4}, {"item_emb.weight": torch.zeros(5, 50)}], r"\[5, 50\], expected"),
+    ],
+)
+def test_an_unfit_sasrec_is_refused(weights_dir: Path, content: object, message: str) -> None:
+    torch.save(content, weights_dir / SASREC)
+    with pytest.raises(CheckpointError, match=rf"SASRec_saving.*\.pth: .*{message}"):
+        read_reference(weights_dir)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "a dictionary with the item titles"),
+        ({"description": {}}, "a dictionary with the item titles"),
+        ({"title": {"1": "A title", 401: "Another"}}, "no title for any item id from 1 to 400"),
+        ({"title": {1: "A title", 2: 7}}, "the title of item 2 is 7, not text"),
+    ],
+)
+def test_an_unfit_dictionary_is_refused(weights_dir: Path, content: object, message: str) -> None:
+    write_titles(weights_dir, content)
+    with pytest.raises(CheckpointError, match=rf"text_name_dict\.json\.gz.*{message}"):
+        read_reference(weights_dir)
