@@ -1,5 +1,6 @@
 """Writes the encoder graph as ONNX, through Optimum's exporter."""
 
+import warnings
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,7 +49,10 @@ def export_onnx(graph: EncoderGraph, folder: Path) -> None:
     """Trace `graph` into `folder` as an opset-23 model with its weights in one file beside it."""
     traced = folder / "traced"
     traced.mkdir()
-    export_pytorch(graph, EncoderOnnxConfig(graph.config), TRACED_OPSET, traced / GRAPH_FILE)
+    with warnings.catch_warnings():
+        # Optimum drives PyTorch's older exporter, which announces its end at every step.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        export_pytorch(graph, EncoderOnnxConfig(graph.config), TRACED_OPSET, traced / GRAPH_FILE)
     model = onnx.load(traced / GRAPH_FILE)
     promote(model)
     onnx.save(model, folder / GRAPH_FILE, save_as_external_data=True, location=WEIGHTS_FILE)
