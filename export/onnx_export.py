@@ -53,7 +53,7 @@ def export_onnx(graph: EncoderGraph, folder: Path) -> None:
         # Optimum drives PyTorch's older exporter, which announces its end at every step.
         warnings.simplefilter("ignore", DeprecationWarning)
         # What it takes for constants are shapes of weights, which are constant.
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         export_pytorch(graph, EncoderOnnxConfig(graph.config), TRACED_OPSET, traced / GRAPH_FILE)
     model = onnx.load(traced / GRAPH_FILE)
     promote(model)

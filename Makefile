@@ -1,0 +1,45 @@
+# The commands of this repository. Each works on a fresh clone: it makes what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+NATIVE := $(wildcard engine/native/*.cpp engine/native/*.h)
+PROTOS := $(wildcard proto/*/*/*.proto)
+CHECKPOINT := llmsrec/pretrained/ml-100k-smollm2-135m
+BUNDLE := demo/bundle
+
+.PHONY: help demo test lint format clean
+help:  ## Show the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(BUNDLE)/manifest.json  ## Build a bundle, serve it, and recommend films to three real users
+	$(BIN)/python -m perf.demo $(BUNDLE)
+
+test: $(INSTALLED)  ## Run the whole test suite (no GPU needed)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## Run every static check
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+
+format: $(INSTALLED)  ## Format Python and C++ in place
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(NATIVE)
+
+clean:  ## Remove what the commands made, but not the downloads
+	rm -rf $(VENV) build demo
+
+$(BUNDLE)/manifest.json: $(INSTALLED) $(wildcard $(CHECKPOINT)/*)
+	$(BIN)/python export/build_engine.py --checkpoint $(CHECKPOINT) --output $(BUNDLE)
+
+# torch comes first: an index that has its CPU build is then not asked for CUDA's packages.
+$(INSTALLED): pyproject.toml requirements.lock CMakeLists.txt $(NATIVE) $(PROTOS)
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
