@@ -37,7 +37,7 @@ clean:  ## Remove what the commands made, but not the downloads
 $(BUNDLE)/manifest.json: $(INSTALLED) $(wildcard $(CHECKPOINT)/*)
 	$(BIN)/python export/build_engine.py --checkpoint $(CHECKPOINT) --output $(BUNDLE)
 
-# torch comes first: an index that has its CPU build is then not asked for CUDA's packages.
+# The build runs without isolation: what it needs is pinned by the lock file like everything else.
 $(INSTALLED): pyproject.toml requirements.lock CMakeLists.txt $(NATIVE) $(PROTOS)
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock

@@ -5,7 +5,7 @@ encoder.onnx, *.data   the encoder graph and its weights
 catalogue.jsonl        id, title, attributes of each item row
 items.safetensors      item_table [N, 64], item_vectors [N, D]
 prompt.safetensors     the prompt fragments
-probes.safetensors     histories and the vectors that this bundle gave when it was built
+probes.json            histories and the vectors that this bundle gave when it was built
 tokenizer.json         the tokenizer that made the fragments
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine.errors import BundleError
@@ -59,8 +60,10 @@ def open_bundle(path: Path) -> Bundle:
         items = load_file(path / ITEMS_FILE)
         fragments = Fragments.from_arrays(load_file(path / FRAGMENTS_FILE))
         table, vectors = items["item_table"], items["item_vectors"]
-    except (OSError, KeyError, msgspec.DecodeError) as error:
-        raise BundleError(f"{path} does not hold what its manifest promises: {error!r}") from error
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise BundleError(
+            f"{path} does not hold what its manifest promises ({error!r}); build it again"
+        ) from error
     if not len(catalogue) == len(table) == len(vectors) == manifest.num_items:
         raise BundleError(
             f"{path}: {len(catalogue)} catalogue items, {len(table)} table rows and {len(vectors)}"

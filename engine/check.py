@@ -1,11 +1,13 @@
 """Verifies a bundle: its files, and that it still gives the vectors that it was built with."""
 
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from engine.errors import BundleError
+from engine.errors import BundleError, InvalidRequest
 from engine.manifest import read_manifest
 from engine.recommender import Recommender
 from engine.request import Interaction
@@ -29,13 +31,9 @@ def check_bundle(path: Path) -> list[str]:
         BundleError: it is damaged, cannot be served here, or gives other vectors.
     """
     manifest = read_manifest(path)
-    recommender = Recommender.open(path)
-    probes = msgspec.json.decode((path / PROBES_FILE).read_bytes(), type=list[Probe])
-    vectors = recommender.encode_users([probe.history for probe in probes])  # [P, D]
-    recommender.close()
-    expected = np.array([probe.user_vector for probe in probes])  # [P, D]
-    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
-    cosine = float((np.einsum("pd,pd->p", vectors, expected) / norms).min())
+    with closing(Recommender.open(path)) as recommender:
+        probes = _read_probes(path / PROBES_FILE, manifest.vector_dim)
+        cosine = _lowest_cosine(recommender, probes, path)
     if not cosine >= MIN_COSINE:
         raise BundleError(
             f"{path}: the user vectors of its probes differ from those of the build (cosine"
@@ -51,3 +49,30 @@ def check_bundle(path: Path) -> list[str]:
         f" against PyTorch on {parity.num_histories} histories",
         f"probes     {len(probes)} user vectors, cosine {cosine:.7f} against the build",
     ]
+
+
+def _read_probes(path: Path, vector_dim: int) -> list[Probe]:
+    try:
+        probes = msgspec.json.decode(path.read_bytes(), type=list[Probe])
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}; build the bundle again") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{path}: {error}; build the bundle again") from error
+    if not probes or any(len(probe.user_vector) != vector_dim for probe in probes):
+        raise BundleError(
+            f"{path}: expected user vectors of {vector_dim} values; build the bundle again"
+        )
+    return probes
+
+
+def _lowest_cosine(recommender: Recommender, probes: Sequence[Probe], path: Path) -> float:
+    try:
+        vectors = recommender.encode_users([probe.history for probe in probes])  # [P, D]
+    except InvalidRequest as error:
+        raise BundleError(
+            f"{path / PROBES_FILE} does not fit its bundle ({error}); build the bundle again"
+        ) from error
+    expected = np.array([probe.user_vector for probe in probes])  # [P, D]
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    with np.errstate(invalid="ignore"):
+        return float((np.einsum("pd,pd->p", vectors, expected) / norms).min())

@@ -13,7 +13,7 @@ NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 
 class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_threads: Annotated[int, msgspec.Meta(ge=0)] = 0
-    """Threads of one forward; 0 takes all cores."""
+    """Threads of one forward; 0 leaves it to the runtime."""
 
 
 class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

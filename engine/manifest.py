@@ -3,7 +3,7 @@
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -15,6 +15,10 @@ MANIFEST_FILE = "manifest.json"
 
 Backend = Literal["onnxruntime"]
 Precision = Literal["fp32"]
+FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
+"""A file beside the manifest, never one elsewhere."""
+
+_DAMAGED = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,7 +53,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_prompt_tokens: int
     built_with: dict[str, str]
     parity: ParityReport
-    files: dict[str, FileEntry]
+    files: dict[FileName, FileEntry]
+    digest: str = ""
+    """SHA-256 of the manifest without its digest, see `seal`."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -78,14 +84,24 @@ def read_manifest(bundle: Path) -> Manifest:
                 " build the bundle with this release, or serve it with the one that built it"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
-    except msgspec.DecodeError as error:
+    except _DAMAGED as error:
         raise BundleError(f"{path} is damaged ({error}); copy or build the bundle again") from error
     if manifest.template_version != TEMPLATE_VERSION:
         raise BundleError(
             f"{path}: prompt template {manifest.template_version}, this release writes"
             f" {TEMPLATE_VERSION}; build the bundle with this release"
         )
+    if manifest != seal(manifest):
+        raise BundleError(
+            f"{path} is damaged: it is not what its digest says; copy or build the bundle again"
+        )
     return manifest
+
+
+def seal(manifest: Manifest) -> Manifest:
+    """Give the manifest with its digest, by which any later change shows."""
+    content = msgspec.json.encode(msgspec.structs.replace(manifest, digest=""))
+    return msgspec.structs.replace(manifest, digest=hashlib.sha256(content).hexdigest())
 
 
 def verify_files(bundle: Path, manifest: Manifest) -> None:

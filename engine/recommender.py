@@ -8,6 +8,7 @@ request ─► validate ─► render ─► Query ─┘   [B, D]    top-k rows
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +42,8 @@ class Recommender:
         self._bundle = bundle
         self._encoder = encoder
         self._config = config
+        self._resources = ExitStack()
+        self._resources.callback(encoder.close)
         self._num_threads = config.encoder.num_threads or os.cpu_count() or 1
 
     @classmethod
@@ -171,7 +174,8 @@ class Recommender:
         ]
 
     def close(self) -> None:
-        self._encoder.close()
+        """Release the encoder; a second call does nothing."""
+        self._resources.close()
 
     def _excluded_rows(self, request: RecommendRequest, seen: list[int]) -> NDArray[np.int32]:
         row_of_id = self._bundle.row_of_id

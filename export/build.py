@@ -3,7 +3,7 @@
 Everything is written into a folder beside the output, which is renamed once all of it is there.
 """
 
-import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.progress import Progress
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from engine.backends import Encoder, Tower
 from engine.backends.onnxruntime import OnnxRuntimeEncoder
@@ -20,7 +20,14 @@ from engine.bundle import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_
 from engine.check import PROBES_FILE, Probe
 from engine.config import BatcherConfig, EncoderConfig
 from engine.fragments import Fragments
-from engine.manifest import MANIFEST_FILE, Manifest, ParityReport, Precision, describe_file
+from engine.manifest import (
+    MANIFEST_FILE,
+    Manifest,
+    ParityReport,
+    Precision,
+    describe_file,
+    seal,
+)
 from engine.micro_batch import split
 from engine.prompt_tokens import render
 from engine.request import Interaction, Prompt
@@ -30,7 +37,7 @@ from export.errors import BuildError
 from export.fragments import build_fragments
 from export.onnx_export import export_onnx
 from llmsrec.catalogue import write_catalogue
-from llmsrec.checkpoint import Checkpoint
+from llmsrec.checkpoint import Checkpoint, replaced_whole
 from llmsrec.encoding import encode_items, encode_users
 from llmsrec.model import VECTOR_DIM
 from llmsrec.prompt import MAX_PROMPT_TOKENS
@@ -54,17 +61,13 @@ def build(checkpoint: Checkpoint, output: Path, precision: Precision, bars: Prog
     """
     if output.exists() and not (output / MANIFEST_FILE).is_file():
         raise BuildError(f"{output} exists and is no bundle; remove it or name another --output")
-    aside = output.with_name(f"{output.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        manifest = _build_into(aside, checkpoint, precision, bars)
-        if output.exists():
-            shutil.rmtree(output)
-        aside.rename(output)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return manifest
+    if not checkpoint.histories:
+        raise BuildError(
+            "the checkpoint holds no histories to compare the engine with PyTorch on; copy or"
+            " import it again, with its histories"
+        )
+    with replaced_whole(output) as aside:
+        return _build_into(aside, checkpoint, precision, bars)
 
 
 def _build_into(
@@ -80,8 +83,8 @@ def _build_into(
     fragments = build_fragments(prompts, checkpoint.titles, bars)
     bars.update(steps, advance=1, description="encoding with the engine")
     table = checkpoint.item_table.numpy()
-    encoder = OnnxRuntimeEncoder(folder, table, EncoderConfig())
-    vectors = _encode(encoder, writer, fragments, checkpoint, bars)
+    with closing(OnnxRuntimeEncoder(folder, table, EncoderConfig())) as encoder:
+        vectors = _encode(encoder, writer, fragments, checkpoint, bars)
     bars.update(steps, advance=1, description="encoding with PyTorch")
     expected = Vectors(
         encode_users(model, writer, checkpoint.histories, bars),
@@ -90,12 +93,13 @@ def _build_into(
     report = parity.compare(vectors.users, vectors.items, expected.users, expected.items)
     parity.require(report, precision)
     bars.update(steps, advance=1, description="writing the bundle")
-    save_file({"item_table": table, "item_vectors": vectors.items}, folder / ITEMS_FILE)
-    save_file(fragments.to_arrays(), folder / FRAGMENTS_FILE)
+    items = {"item_table": table, "item_vectors": vectors.items}
+    (folder / ITEMS_FILE).write_bytes(save(items))
+    (folder / FRAGMENTS_FILE).write_bytes(save(fragments.to_arrays()))
     probes = _probes(checkpoint, vectors.users)
     (folder / PROBES_FILE).write_bytes(msgspec.json.encode(probes))
     write_catalogue(folder / CATALOGUE_FILE, checkpoint.catalogue)
-    tokenizer.save(str(folder / TOKENIZER_FILE))
+    (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     return _write_manifest(folder, checkpoint, precision, report)
 
 
@@ -142,7 +146,7 @@ def _write_manifest(
     folder: Path, checkpoint: Checkpoint, precision: Precision, report: ParityReport
 ) -> Manifest:
     catalogue_files = (folder / CATALOGUE_FILE, folder / ITEMS_FILE)
-    manifest = Manifest(
+    unsealed = Manifest(
         model_version=f"{checkpoint.config.model_version}-{checkpoint.digest()[:8]}",
         catalogue_version="-".join(describe_file(file).sha256[:6] for file in catalogue_files),
         backend="onnxruntime",
@@ -154,6 +158,9 @@ def _write_manifest(
         parity=report,
         files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
     )
+    manifest = seal(unsealed)
     content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
     (folder / MANIFEST_FILE).write_bytes(content + b"\n")
+    for file in folder.iterdir():
+        file.chmod(0o644)
     return manifest

@@ -29,7 +29,8 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"error: {error}; free some space or mend the path, no bundle was left\n")
+        remedy = "free some space or mend the path"
+        sys.stderr.write(f"error: {error}; {remedy}; nothing was left half written\n")
         return 1
     sys.stdout.write(_describe(arguments.output, manifest, time.monotonic() - started))
     return 0

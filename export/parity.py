@@ -1,6 +1,7 @@
 """Compares the engine's vectors and rankings with those of PyTorch in fp32."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ def compare(
 ) -> ParityReport:
     """Compare `users [U, D]` and `items [N, D]` with PyTorch's."""
     cosines = _cosines(users, expected_users)  # [U]
-    norms = np.linalg.norm(users, axis=1) / np.linalg.norm(expected_users, axis=1)  # [U]
+    norms = _quotients(np.linalg.norm(users, axis=1), np.linalg.norm(expected_users, axis=1))  # [U]
     scores, expected_scores = users @ items.T, expected_users @ expected_items.T  # [U, N]
     overlaps, top_1 = _overlaps(scores, expected_scores, K), _overlaps(scores, expected_scores, 1)
     return ParityReport(
@@ -68,8 +69,14 @@ def require(report: ParityReport, precision: Precision) -> None:
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     wide, wide_second = first.astype(np.float64), second.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(wide_second, axis=1)
-    cosines: NDArray[np.float64] = np.einsum("nd,nd->n", wide, wide_second) / norms
-    return cosines
+    return _quotients(np.einsum("nd,nd->n", wide, wide_second), norms)
+
+
+def _quotients(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    """Divide; a vector without length gives NaN or infinity, which no bar lets pass."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        quotients: NDArray[Any] = first / second
+    return quotients
 
 
 def _overlaps(scores: Vectors, expected: Vectors, k: int) -> NDArray[np.float64]:

@@ -11,16 +11,18 @@ public.json              in place of both: the public data set that may not be c
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar, cast, get_args
+from typing import Annotated, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as save_tensors
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -29,20 +31,25 @@ from llmsrec.catalogue import CatalogueItem, read_catalogue, write_catalogue
 from llmsrec.dataset import Dataset
 from llmsrec.encoding import NUM_HISTORIES, History, as_history
 from llmsrec.errors import CheckpointError
+from llmsrec.files import flush_to_disk
 from llmsrec.model import COLLABORATIVE_DIM, Heads, LLMSRec
 from llmsrec.movielens import MovieLensName, load_movielens
 from llmsrec.prompt import TEMPLATE_VERSION
 
 SCHEMA_VERSION = 1
+Count = Annotated[int, msgspec.Meta(ge=1)]
 T = TypeVar("T")
+
+_HEADS = "heads.safetensors"
+_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     model_version: str
     template_version: int = TEMPLATE_VERSION
-    llm_dim: int
-    num_items: int
+    llm_dim: Count
+    num_items: Count
     training: dict[str, str | int | float] = {}
     metrics: dict[str, dict[str, float]] = {}
 
@@ -83,29 +90,57 @@ class Checkpoint:
         if width != self.config.llm_dim:
             raise CheckpointError(
                 f"llm.json: the LLM is {width} wide, the heads were trained for"
-                f" {self.config.llm_dim}; name the LLM that the checkpoint was trained with"
+                f" {self.config.llm_dim}; name the LLM that they were trained with"
             )
         return LLMSRec(decoder, self.heads, self.item_table).eval(), tokenizer
 
 
 def save(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
-    """Write a checkpoint aside, its heads in `dtype`, then put it in place of the old one."""
-    aside = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    """Write a checkpoint, its heads in `dtype`, in place of an older one.
+
+    Raises:
+        CheckpointError: `folder` holds something else.
+    """
+    if folder.exists() and not _may_be_replaced(folder):
+        raise CheckpointError(
+            f"{folder} exists and is no checkpoint; remove it or name another --output"
+        )
     heads = {name: value.to(dtype) for name, value in checkpoint.heads.state_dict().items()}
-    save_file(heads, aside / "heads.safetensors")
-    save_file({"item_table": checkpoint.item_table.contiguous()}, aside / "items.safetensors")
-    if checkpoint.public_source is None:
-        write_catalogue(aside / "catalogue.jsonl", checkpoint.catalogue)
-        lines = map(msgspec.json.encode, checkpoint.histories)
-        (aside / "histories.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
-    else:
-        _write_json(aside / "public.json", checkpoint.public_source)
-    _write_json(aside / "llm.json", checkpoint.llm_source)
-    _write_json(aside / "config.json", checkpoint.config)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    items = {"item_table": checkpoint.item_table.contiguous()}
+    with replaced_whole(folder) as aside:
+        (aside / _HEADS).write_bytes(save_tensors(heads))
+        (aside / "items.safetensors").write_bytes(save_tensors(items))
+        if checkpoint.public_source is None:
+            write_catalogue(aside / "catalogue.jsonl", checkpoint.catalogue)
+            lines = map(msgspec.json.encode, checkpoint.histories)
+            (aside / "histories.jsonl").write_bytes(b"".join(line + b"\n" for line in lines))
+        else:
+            _write_json(aside / "public.json", checkpoint.public_source)
+        _write_json(aside / "llm.json", checkpoint.llm_source)
+        _write_json(aside / "config.json", checkpoint.config)
+
+
+@contextmanager
+def replaced_whole(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to fill, which takes the place of `folder` when the block succeeds.
+
+    The old folder is renamed out of the way and removed once the new one is in its place. A kill
+    between the two renames leaves both whole, as `.NAME.replaced` and `.NAME.partial`; the next
+    call puts the old one back before it starts.
+    """
+    folder = folder.resolve()
+    aside, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "replaced"))
+    _settle(folder, aside, replaced)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in aside.iterdir():
+            flush_to_disk(file)
+        if folder.exists():
+            folder.rename(replaced)
+        aside.rename(folder)
+    finally:
+        _settle(folder, aside, replaced)
 
 
 def load(folder: Path) -> Checkpoint:
@@ -127,10 +162,10 @@ def load(folder: Path) -> Checkpoint:
         )
     heads = Heads(config.llm_dim)
     expected = {name: value.shape for name, value in heads.state_dict().items()}
-    heads.load_state_dict(_read_tensors(folder / "heads.safetensors", expected))
+    heads.load_state_dict(_read_tensors(folder / _HEADS, expected))
     shape = torch.Size([config.num_items, COLLABORATIVE_DIM])
     items = _read_tensors(folder / "items.safetensors", {"item_table": shape})
-    public_source, catalogue, histories = _read_data(folder)
+    public_source, catalogue, histories = _read_data(folder, config.num_items)
     if len(catalogue) != config.num_items:
         raise CheckpointError(
             f"{folder}: {len(catalogue)} catalogue items for {config.num_items} rows of the item"
@@ -162,15 +197,12 @@ def public_source(dataset: Dataset) -> PublicSource | None:
 
 
 def _read_data(
-    folder: Path,
+    folder: Path, num_items: int
 ) -> tuple[PublicSource | None, Sequence[CatalogueItem], Sequence[History]]:
     reference = folder / "public.json"
     if not reference.exists():
-        path = folder / "histories.jsonl"
-        _require(path)
         _require(folder / "catalogue.jsonl")
-        decoder = msgspec.json.Decoder(History)
-        histories = [decoder.decode(line) for line in path.read_bytes().splitlines()]
+        histories = _read_histories(folder / "histories.jsonl", num_items)
         return None, read_catalogue(folder / "catalogue.jsonl"), histories
     source = _read_json(reference, PublicSource)
     dataset = load_movielens(source.dataset)
@@ -180,6 +212,24 @@ def _read_data(
             " trained; use the release that trained it"
         )
     return source, dataset.catalogue, sample_histories(dataset)
+
+
+def _read_histories(path: Path, num_items: int) -> list[History]:
+    _require(path)
+    decoder = msgspec.json.Decoder(History)
+    histories = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows, times = decoder.decode(line)
+        except _NOT_JSON as error:
+            raise CheckpointError(f"{path}, line {number}: {error}; copy it again") from error
+        if len(rows) != len(times) or not all(0 <= row < num_items for row in rows):
+            raise CheckpointError(
+                f"{path}, line {number}: expected item rows below {num_items}, and as many"
+                " timestamps; catalogue and histories must come from the same training"
+            )
+        histories.append((rows, times))
+    return histories
 
 
 def _require(path: Path) -> None:
@@ -198,7 +248,7 @@ def _read_tensors(path: Path, expected: Mapping[str, torch.Size]) -> dict[str, T
         if found != shape:
             raise CheckpointError(
                 f"{path}: {name} is {'missing' if found is None else list(found)},"
-                f" expected {list(shape)}"
+                f" expected {list(shape)}; copy all files of one checkpoint"
             )
     return {name: tensors[name].float() for name in expected}
 
@@ -207,8 +257,20 @@ def _read_json(path: Path, kind: type[T]) -> T:
     _require(path)
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except msgspec.DecodeError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+    except _NOT_JSON as error:
+        raise CheckpointError(f"{path}: {error}; copy the checkpoint again") from error
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / _HEADS).is_file() or not any(folder.iterdir()))
+
+
+def _settle(folder: Path, aside: Path, replaced: Path) -> None:
+    """Remove what is half written; put the old folder back where no new one took its place."""
+    shutil.rmtree(aside, ignore_errors=True)
+    if replaced.exists():
+        replaced.rename(aside if folder.exists() else folder)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_json(path: Path, value: msgspec.Struct) -> None:

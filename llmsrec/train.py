@@ -109,6 +109,10 @@ class Trainer:
             self.epoch, self.step = self.epoch + 1, 0
             for group in self.optimiser.param_groups:
                 group["lr"] *= 0.95
+            bars.console.print(
+                f"epoch {self.epoch}: validation HR@10 {measured['hr@10']:.3f},"
+                f" NDCG@10 {measured['ndcg@10']:.3f}"
+            )
             if measured["hr@10"] > self.best["hr@10"]:
                 self.best, self.best_epoch = measured, self.epoch
                 self._write_checkpoint(output)

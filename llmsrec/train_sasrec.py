@@ -218,10 +218,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=limits.patience,
         help="stop after so many validations without a gain in NDCG@10",
     )
-    add("--validate-every", type=int, default=settings.validate_every, help="epochs between two")
+    add(
+        "--validate-every",
+        type=int,
+        default=settings.validate_every,
+        help="epochs from one to the next",
+    )
     add("--batch-size", type=int, default=settings.batch_size, help="users of one step")
     add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
-    add("--dropout", type=float, default=settings.dropout, help="0.5 suits small data")
+    add("--dropout", type=float, default=settings.dropout, help="0.2 to 0.5 suits small data")
     add("--seed", type=int, default=settings.seed, help="of weights, order and negatives")
     add("--restart", action="store_true", help="drop an unfinished training and begin anew")
 

@@ -1,0 +1,70 @@
+"""The README's code runs, its commands exist with the flags it names, its links lead somewhere."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perf.server_process import serving
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [
+    "README.md",
+    "perf/README.md",
+    *(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*")),
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    text = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [words for words in lines if words[:1] == ["python"]]
+
+
+def run(*command: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_client_code_prints_five_titles(reference_bundle: Path) -> None:
+    (client,) = (block for block in blocks("python") if "RecommenderServiceStub" in block)
+    with serving(reference_bundle) as server:
+        printed = run("-c", client.replace("127.0.0.1:50051", server.address))
+    assert len(printed.splitlines()) == 5
+
+
+def test_in_process_code_prints_five_titles(reference_bundle: Path) -> None:
+    (code,) = (block for block in blocks("python") if "Recommender.open" in block)
+    printed = run("-c", code.replace("demo/bundle", str(reference_bundle)))
+    assert len(re.findall(r"'.+?'|\".+?\"", printed)) == 5
+
+
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
+def test_command_exists_with_its_flags(words: list[str]) -> None:
+    program = words[1:4] if words[1] == "-m" else words[1:2]
+    printed = run(*program, "--help")
+    flags = [word for word in words if word.startswith("-") and word != "-m"]
+    missing = [flag for flag in flags if not re.search(rf"(^|\s){flag}\b", printed)]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_and_named_tests_lead_to_files(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    targets = [
+        ROOT / document / ".." / link for link in re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    ]
+    targets += [ROOT / name for name in re.findall(r"`(tests/[\w/]+\.py)`", text)]
+    missing = [str(target) for target in targets if not target.resolve().exists()]
+    assert not missing
