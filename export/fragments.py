@@ -20,7 +20,11 @@ _MS_PER_DAY = 86_400_000
 _NUMBERS = range(1, prompt.MAX_INTERACTIONS + 1)
 _DATES_TO_PROVE = (None, *range(0, 10 * _MS_PER_DAY, _MS_PER_DAY))
 """A missing date, and dates that end in each digit: all that a title can follow."""
-_PLACES_TO_PROVE = ((1, None), (2, 0), (prompt.MAX_INTERACTIONS, prompt.MAX_TIMESTAMP_MS))
+_PLACES_TO_PROVE = (
+    (1, None),
+    (prompt.MAX_INTERACTIONS, prompt.MAX_TIMESTAMP_MS),
+    *((2, time_ms) for time_ms in _DATES_TO_PROVE),
+)
 
 
 def build_fragments(tokenizer: PromptTokenizer, titles: Sequence[str], bars: Progress) -> Fragments:

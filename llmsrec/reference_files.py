@@ -1,6 +1,5 @@
 """The files that the published LLM-SRec code writes, read and checked against each other."""
 
-import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +37,6 @@ class ReferenceFiles:
     """The newest interactions of some users, for comparisons."""
     sasrec: dict[str, Tensor]
     """The whole SASRec, whose `item_emb.weight` has the padding in row 0."""
-    sasrec_settings: dict[str, object]
 
 
 def read_reference(weights_dir: Path) -> ReferenceFiles:
@@ -47,7 +45,7 @@ def read_reference(weights_dir: Path) -> ReferenceFiles:
     Raises:
         CheckpointError: a file is missing, ambiguous, damaged, or does not fit the others.
     """
-    sasrec, settings = _read_sasrec(_only_file(weights_dir, _SASREC_FILES))
+    sasrec = _read_sasrec(_only_file(weights_dir, _SASREC_FILES))
     item_table = sasrec["item_emb.weight"][1:].clone()  # [N, 64]
     titles, histories = _read_dictionary(weights_dir / _TITLE_FILE, len(item_table))
     return ReferenceFiles(
@@ -56,7 +54,6 @@ def read_reference(weights_dir: Path) -> ReferenceFiles:
         titles=titles,
         histories=histories,
         sasrec=sasrec,
-        sasrec_settings=settings,
     )
 
 
@@ -121,7 +118,7 @@ def _mlp_shapes(in_dim: int, width: int, out_dim: int) -> dict[str, list[int]]:
     }
 
 
-def _read_sasrec(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
+def _read_sasrec(path: Path) -> dict[str, Tensor]:
     content = load_torch(path)
     if not isinstance(content, list | tuple) or len(content) != 2:
         raise CheckpointError(f"{path}: expected a list of the settings and the state dict")
@@ -137,14 +134,7 @@ def _read_sasrec(path: Path) -> tuple[dict[str, Tensor], dict[str, object]]:
         raise CheckpointError(f"{path}: expected item_num, the number of items, in the settings")
     table = {name: tensor for name, tensor in tensors.items() if name == "item_emb.weight"}
     _check_shapes(path, table, {"item_emb.weight": [num_items + 1, COLLABORATIVE_DIM]})
-    return tensors, _flatten(settings)
-
-
-def _flatten(settings: Mapping[str, object]) -> dict[str, object]:
-    """Lift the command line that the published code stores as `args` up to its other settings."""
-    flat = dict(settings)
-    arguments = flat.pop("args", None)
-    return flat | (vars(arguments) if isinstance(arguments, argparse.Namespace) else {})
+    return tensors
 
 
 def _read_dictionary(path: Path, num_items: int) -> tuple[list[str], list[History]]:

@@ -25,16 +25,15 @@ class PromptTokenizer:
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         self._tokenizer.add_tokens([AddedToken(_BOUNDARY, normalized=False, special=False)])
-        self._boundary_id = self._tokenizer.token_to_id(_BOUNDARY)
         self.prefix_ids = self._find_prefix()
 
     def opening_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts that open a prompt, with what the tokenizer prepends to any text."""
-        return [self.prefix_ids + ids for ids in self._encode(texts)]
+        return [self.prefix_ids + ids for ids in self._encode(map(_plain, texts))]
 
     def inner_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Tokenise texts that follow a slot."""
-        return [ids[1:] for ids in self._encode([_BOUNDARY + _plain(text) for text in texts])]
+        return [ids[1:] for ids in self._encode(_BOUNDARY + _plain(text) for text in texts)]
 
     def clip(self, title: str, max_tokens: int) -> str:
         """Cut a title to at most `max_tokens` tokens, at a token's end."""
@@ -46,7 +45,7 @@ class PromptTokenizer:
             clipped = clipped[:-1]
         return clipped
 
-    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+    def _encode(self, texts: Iterable[str]) -> list[list[int]]:
         encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -96,7 +95,8 @@ class PromptWriter:
 
 
 def _plain(text: str) -> str:
-    return text.replace(_BOUNDARY, "")
+    """Keep a title from holding the boundary."""
+    return text.replace(_BOUNDARY[0], "")
 
 
 def _num_tokens(segments: Iterable[Sequence[int]]) -> int:

@@ -15,12 +15,13 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaModel
+from transformers import AutoConfig, AutoModel
 
 from llmsrec import checkpoint, llm
 from llmsrec.checkpoint import Checkpoint, CheckpointConfig, PublicSource
 from llmsrec.errors import CheckpointError, DataError, LLMSRecError
 from llmsrec.model import Heads
+from llmsrec.movielens import load_movielens
 
 ROOT = Path(__file__).parents[2]
 HEADS, ITEMS = "heads.safetensors", "items.safetensors"
@@ -65,9 +66,11 @@ print(num_kills, any(aside.exists() for aside in asides))
 
 
 @pytest.fixture
-def folder(reference_checkpoint_dir: Path, tmp_path: Path) -> Path:
+def folder(reference_checkpoint_dir: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of a checkpoint to damage."""
-    return shutil.copytree(reference_checkpoint_dir, tmp_path / "checkpoint")
+    copied = shutil.copytree(reference_checkpoint_dir, tmp_path / "checkpoint")
+    yield copied
+    shutil.rmtree(copied, ignore_errors=True)
 
 
 @pytest.fixture
@@ -249,15 +252,8 @@ def test_a_bad_config_key_is_named(folder: Path, key: str, value: object, proble
 def test_llm_of_another_width_is_refused(
     reference_checkpoint: Checkpoint, llm_folder: Path
 ) -> None:
-    LlamaModel(
-        LlamaConfig(
-            hidden_size=32,
-            intermediate_size=32,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            vocab_size=598,
-        )
-    ).save_pretrained(llm_folder)
+    config = AutoConfig.from_pretrained(llm_folder, hidden_size=32)
+    AutoModel.from_config(config).save_pretrained(llm_folder)
     other = replace(reference_checkpoint, llm_source=llm.locate(str(llm_folder)))
     with pytest.raises(CheckpointError, match=r"llm\.json: .* 32 wide, .* for 64; name the LLM"):
         other.load_model()
@@ -284,7 +280,7 @@ def test_llm_that_changed_is_refused(
 def test_public_data_set_is_named_not_copied_and_must_be_read_the_same(
     reference_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
-    dataset = checkpoint.load_movielens("ml-100k")
+    dataset = load_movielens("ml-100k")
     saved = Checkpoint(
         config=CheckpointConfig(model_version="m", llm_dim=64, num_items=dataset.num_items),
         heads=reference_checkpoint.heads,

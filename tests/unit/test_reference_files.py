@@ -97,12 +97,6 @@ def test_titles_are_those_of_the_reference_prompts(
     assert len(reference.titles) == NUM_ITEMS
 
 
-def test_settings_hold_the_command_line(reference: ReferenceFiles) -> None:
-    assert reference.sasrec_settings["item_num"] == NUM_ITEMS
-    assert reference.sasrec_settings["maxlen"] == 128
-    assert reference.sasrec_settings["num_heads"] == 1
-
-
 def test_only_an_absent_title_is_replaced(weights_dir: Path) -> None:
     content = read_titles(weights_dir)
     del content["title"][2]

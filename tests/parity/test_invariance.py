@@ -1,0 +1,182 @@
+"""An answer depends on its own request alone: not on its batch, its padding or what is too old."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+from conftest import Reference
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from engine import Interaction, Recommendation, Recommender, RecommendRequest
+from engine.backends.onnxruntime import GRAPH_FILE, OnnxRuntimeEncoder
+from engine.bundle import Bundle, open_bundle
+from engine.config import BatcherConfig, Config, EncoderConfig
+from engine.prompt_tokens import render
+from engine.request import Query
+from export.fragments import build_fragments
+from llmsrec import prompt
+from llmsrec.checkpoint import Checkpoint
+from llmsrec.tokens import PromptTokenizer
+
+Vectors = NDArray[np.float32]
+TOLERANCE = 1e-5
+NUM_LONG_TITLES = 12
+
+
+def ids_of(answer: Recommendation) -> list[str]:
+    return [item.item_id for item in answer.items]
+
+
+def assert_same_answers(
+    found: Sequence[Recommendation], expected: Sequence[Recommendation]
+) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert ids_of(one) == ids_of(other)
+        scores = [[item.score for item in answer.items] for answer in (one, other)]
+        np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-4)
+
+
+def assert_same_vectors(found: Vectors, expected: Vectors) -> None:
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def queries(recommender: Recommender, reference: Reference) -> list[Query]:
+    return [recommender.render(RecommendRequest(history)) for history in reference.histories]
+
+
+@pytest.fixture(scope="module")
+def alone(recommender: Recommender, queries: list[Query]) -> list[Recommendation]:
+    """The answers of requests that shared no batch."""
+    return [recommender.answer([query])[0] for query in queries]
+
+
+def test_batched_equals_single(
+    recommender: Recommender, queries: list[Query], alone: list[Recommendation]
+) -> None:
+    lengths = {len(query.prompt) for query in queries}
+    assert len(lengths) > len(queries) / 2
+    assert_same_answers(recommender.answer(queries), alone)
+    assert_same_answers(recommender.answer(queries[::-1])[::-1], alone)
+
+
+def test_batched_vectors_equal_single_ones(recommender: Recommender, reference: Reference) -> None:
+    single = [recommender.encode_users([history]) for history in reference.histories]
+    assert_same_vectors(recommender.encode_users(reference.histories), np.concatenate(single))
+
+
+@pytest.mark.parametrize("max_batch_tokens", [1, 2048, 100_000])
+def test_token_budget_changes_no_answer(
+    recommender: Recommender,
+    reference: Reference,
+    alone: list[Recommendation],
+    max_batch_tokens: int,
+) -> None:
+    batcher = BatcherConfig(max_batch_tokens=max_batch_tokens, max_batch_size=64)
+    other = Recommender(recommender._bundle, recommender._encoder, Config(batcher=batcher))
+    requests = [RecommendRequest(history) for history in reference.histories]
+    assert_same_answers(other.recommend(requests), alone)
+
+
+def test_order_of_requests_does_not_matter(
+    recommender: Recommender, reference: Reference, alone: list[Recommendation]
+) -> None:
+    order = np.random.default_rng(0).permutation(len(alone))
+    answers = recommender.recommend([RecommendRequest(reference.histories[i]) for i in order])
+    assert_same_answers(answers, [alone[i] for i in order])
+
+
+def test_what_stands_after_the_readout_changes_nothing(
+    recommender: Recommender, queries: list[Query]
+) -> None:
+    bundle = recommender._bundle
+    session = onnxruntime.InferenceSession(bundle.path / GRAPH_FILE)
+    rng = np.random.default_rng(0)
+    for query in queries[:4]:
+        written, length = query.prompt, len(query.prompt)
+        shape = (2, length + 57)
+        input_ids = rng.integers(0, 500, shape)
+        slot_ids = rng.integers(prompt.ITEM_READOUT_SLOT, len(bundle.item_ids), shape)
+        input_ids[:, :length], slot_ids[:, :length] = written.token_ids, written.slot_ids
+        feed = {
+            "input_ids": input_ids,
+            "slot_ids": slot_ids,
+            "readout_position": np.full(2, length - 1),
+            "item_table": bundle.item_table,
+        }
+        padded = session.run(["user_vector"], feed)[0]
+        plain = recommender._encoder.encode([written], "user_vector")
+        assert_same_vectors(padded, np.concatenate([plain, plain]))
+
+
+def test_long_history_is_answered_like_its_newest_ten(recommender: Recommender) -> None:
+    item_ids = recommender.item_ids
+    seen, unseen = item_ids[:-20], item_ids[-20:]
+    rng = np.random.default_rng(0)
+    chosen = [*rng.choice(seen, 10_000 - len(seen)).tolist(), *seen]
+    times = np.sort(rng.integers(0, prompt.MAX_TIMESTAMP_MS, len(chosen))).tolist()
+    history = [Interaction(*pair) for pair in zip(chosen, times, strict=True)]
+    newest = history[-prompt.MAX_INTERACTIONS :]
+    assert_same_vectors(recommender.encode_users([history]), recommender.encode_users([newest]))
+    for_all, for_newest = recommender.recommend(
+        [
+            RecommendRequest(history, k=50),
+            RecommendRequest(newest, k=50, excluded_item_ids=seen),
+        ]
+    )
+    assert sorted(ids_of(for_all)) == sorted(unseen)
+    assert_same_answers([for_all], [for_newest])
+    assert for_all.num_used_interactions == prompt.MAX_INTERACTIONS
+    assert [ignored.index for ignored in for_all.ignored] == list(range(10_000 - 10))
+
+
+@pytest.fixture(scope="module")
+def long_titled(recommender: Recommender, reference_checkpoint: Checkpoint) -> Bundle:
+    """The bundle's first items under titles of 5,000 characters each."""
+    opened = open_bundle(recommender._bundle.path)
+    kept = slice(NUM_LONG_TITLES)
+    words = ["A history of everything, volume ", "0123456789", "🎬", "no spaces", '", "', "\n"]
+    titles = [(words[row % len(words)] * 5000)[: 5000 - row] for row in range(NUM_LONG_TITLES)]
+    tokenizer = PromptTokenizer(reference_checkpoint.load_model()[1])
+    return replace(
+        opened,
+        item_ids=opened.item_ids[kept],
+        titles=titles,
+        row_of_id={item_id: row for row, item_id in enumerate(opened.item_ids[kept])},
+        item_table=opened.item_table[kept],
+        item_vectors=opened.item_vectors[kept],
+        fragments=build_fragments(tokenizer, titles, Progress(disable=True)),
+    )
+
+
+@pytest.fixture
+def long_titled_recommender(long_titled: Bundle) -> Iterator[Recommender]:
+    encoder = OnnxRuntimeEncoder(long_titled.path, long_titled.item_table, EncoderConfig())
+    opened = Recommender(long_titled, encoder, Config())
+    yield opened
+    opened.close()
+
+
+@pytest.mark.parametrize("num_interactions", range(1, 13))
+def test_truncation_keeps_the_readout_and_the_newest(
+    long_titled: Bundle, num_interactions: int
+) -> None:
+    rows = [row % NUM_LONG_TITLES for row in range(5, 5 + num_interactions)]
+    written, num_kept = render(long_titled.fragments, rows, [None] * num_interactions)
+    assert len(written) <= prompt.MAX_PROMPT_TOKENS
+    slots = [*(row + 1 for row in rows[-num_kept:]), prompt.USER_READOUT_SLOT]
+    assert written.slot_ids[written.slot_ids != prompt.TEXT_SLOT].tolist() == slots
+    assert written.slot_ids[-1] == prompt.USER_READOUT_SLOT
+    assert num_kept >= min(num_interactions, 5)
+
+
+def test_long_titles_are_answered(long_titled_recommender: Recommender) -> None:
+    history = [Interaction(item_id) for item_id in long_titled_recommender.item_ids[:10]]
+    assert np.isfinite(long_titled_recommender.encode_users([history])).all()
+    (answer,) = long_titled_recommender.recommend([RecommendRequest(history)])
+    assert sorted(ids_of(answer)) == sorted(long_titled_recommender.item_ids[10:])
+    num_ignored = len(history) - answer.num_used_interactions
+    assert [ignored.index for ignored in answer.ignored] == list(range(num_ignored))
