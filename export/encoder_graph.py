@@ -91,14 +91,15 @@ class EncoderGraph(nn.Module):
 
 
 def _check_positions(config: Untyped) -> None:
-    scaling = config.rope_scaling or {}
+    settings = config.to_dict()
+    scaling = settings.get("rope_scaling") or {}
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     if kind not in ROTARY_TYPES:
         raise CheckpointError(
             f"this LLM's rotary embedding {kind!r} changes with the length of the prompt; served"
             f" are {', '.join(ROTARY_TYPES)}"
         )
-    window = config.to_dict().get("sliding_window")
+    window = settings.get("sliding_window")
     if window is not None and window < MAX_PROMPT_TOKENS:
         raise CheckpointError(
             f"this LLM attends to {window} tokens only; a prompt may have {MAX_PROMPT_TOKENS}"

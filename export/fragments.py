@@ -48,9 +48,13 @@ def build_fragments(tokenizer: PromptTokenizer, titles: Sequence[str], bars: Pro
     )
     for place in product(_NUMBERS, _DATES_TO_PROVE):
         _prove(place, [(0, titles[0])], fragments.titles, fragments, tokenizer)
-    task = bars.add_task("prompt fragments", total=2 * len(titles))
-    for texts, tokenised in ((titles, fragments.titles), (clipped, fragments.clipped_titles)):
-        for batch in _batches(enumerate(texts)):
+    shortened = [row for row, title in enumerate(titles) if clipped[row] != title]
+    task = bars.add_task("prompt fragments", total=len(titles) + len(shortened))
+    for rows, texts, tokenised in (
+        (range(len(titles)), titles, fragments.titles),
+        (shortened, clipped, fragments.clipped_titles),
+    ):
+        for batch in _batches((row, texts[row]) for row in rows):
             for place in _PLACES_TO_PROVE:
                 _prove(place, batch, tokenised, fragments, tokenizer)
             bars.advance(task, len(batch))

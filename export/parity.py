@@ -1,7 +1,6 @@
 """Compares the engine's vectors and rankings with those of PyTorch in fp32."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,16 @@ class Bars:
 BARS: dict[Precision, Bars] = {"fp32": Bars(min_cosine=0.99999, min_overlap=1.0)}
 
 
+@np.errstate(divide="ignore", invalid="ignore")
 def compare(
     users: Vectors, items: Vectors, expected_users: Vectors, expected_items: Vectors
 ) -> ParityReport:
-    """Compare `users [U, D]` and `items [N, D]` with PyTorch's."""
+    """Compare `users [U, D]` and `items [N, D]` with PyTorch's.
+
+    A vector that is not finite or has no length gives NaN, which no bar lets pass.
+    """
     cosines = _cosines(users, expected_users)  # [U]
-    norms = _quotients(np.linalg.norm(users, axis=1), np.linalg.norm(expected_users, axis=1))  # [U]
+    norms = np.linalg.norm(users, axis=1) / np.linalg.norm(expected_users, axis=1)  # [U]
     scores, expected_scores = users @ items.T, expected_users @ expected_items.T  # [U, N]
     overlaps, top_1 = _overlaps(scores, expected_scores, K), _overlaps(scores, expected_scores, 1)
     return ParityReport(
@@ -69,14 +72,8 @@ def require(report: ParityReport, precision: Precision) -> None:
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     wide, wide_second = first.astype(np.float64), second.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1) * np.linalg.norm(wide_second, axis=1)
-    return _quotients(np.einsum("nd,nd->n", wide, wide_second), norms)
-
-
-def _quotients(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
-    """Divide; a vector without length gives NaN or infinity, which no bar lets pass."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quotients: NDArray[Any] = first / second
-    return quotients
+    cosines: NDArray[np.float64] = np.einsum("nd,nd->n", wide, wide_second) / norms
+    return cosines
 
 
 def _overlaps(scores: Vectors, expected: Vectors, k: int) -> NDArray[np.float64]:

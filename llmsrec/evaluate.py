@@ -113,10 +113,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _table(measured: dict[str, Metrics]) -> Table:
-    names = list(measured["llm-srec"])
-    table = Table("", *names, title="Test targets, 99 saved negatives and full ranking")
-    for row, values in measured.items():
-        table.add_row(row, *(f"{values[name]:.3f}" for name in names))
+    table = Table("", *measured, title="Test targets, 99 saved negatives and full ranking")
+    for name in measured["llm-srec"]:
+        table.add_row(name, *(f"{values[name]:.3f}" for values in measured.values()))
     shuffled = measured["llm-srec, shuffled"]
     table.caption = (
         f"cosine of original and shuffled window: mean {shuffled['cosine_mean']:.3f},"

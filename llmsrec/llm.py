@@ -77,16 +77,14 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
 
 def _folder_tokenizer(folder: Path) -> Tokenizer:
-    return AutoTokenizer.from_pretrained(folder).backend_tokenizer  # type: ignore[no-untyped-call]
+    return AutoTokenizer.from_pretrained(folder).backend_tokenizer
 
 
 def _gguf_tokenizer(file: Path) -> Tokenizer:
     """Read a GGUF tokenizer; `transformers` keeps its vocabulary but not two of its settings."""
     legacy_notice = logging.getLogger("transformers.models.llama.tokenization_llama_fast")
     legacy_notice.addFilter(lambda record: "legacy behaviour" not in record.getMessage())
-    tokenizer = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
-        file.parent, gguf_file=file.name
-    ).backend_tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name).backend_tokenizer
     fields = GGUFReader(file).fields
     if fields["tokenizer.ggml.pre"].contents() == "smollm":
         digits = pre_tokenizers.Digits(individual_digits=True)

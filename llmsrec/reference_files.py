@@ -9,7 +9,7 @@ from torch import Tensor
 from llmsrec.encoding import NUM_HISTORIES, History
 from llmsrec.errors import CheckpointError
 from llmsrec.model import COLLABORATIVE_DIM, HEAD_WIDTH, VECTOR_DIM
-from llmsrec.prompt import MAX_INTERACTIONS
+from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
 from llmsrec.unpickle import load_pickle, load_torch
 
 MISSING_TITLE = "No Title"
@@ -175,13 +175,23 @@ def _read_histories(path: Path, times: Mapping[object, object], num_items: int) 
             raise CheckpointError(f"{path}: 'time' holds {item_id!r}, expected times by item, user")
         if not 1 <= item_id <= num_items:
             continue
-        for user, time_ms in time_of_user.items():
-            interactions.setdefault(user, []).append((int(time_ms), item_id - 1))
+        for user, time in time_of_user.items():
+            interactions.setdefault(user, []).append((_time_ms(path, time), item_id - 1))
     newest = [sorted(pairs)[-MAX_INTERACTIONS:] for pairs in interactions.values()]
     return [
         ([row for _, row in pairs], [time_ms for time_ms, _ in pairs])
         for pairs in newest[:NUM_HISTORIES]
     ]
+
+
+def _time_ms(path: Path, time: object) -> int:
+    """Read a time, which the published code keeps as a number or as its text."""
+    text = str(time)
+    if text.isdecimal() and int(text) <= MAX_TIMESTAMP_MS:
+        return int(text)
+    raise CheckpointError(
+        f"{path}: {text!r} is no time; expected milliseconds in 0..{MAX_TIMESTAMP_MS}"
+    )
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

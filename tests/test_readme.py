@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,10 @@ def commands() -> list[list[str]]:
     return [words for words in lines if words[:1] == ["python"]]
 
 
+def is_no_flag(word: str) -> bool:
+    return not word.startswith("-")
+
+
 def run(*command: str) -> str:
     finished = subprocess.run(
         [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False
@@ -52,7 +57,8 @@ def test_in_process_code_prints_five_titles(reference_bundle: Path) -> None:
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_command_exists_with_its_flags(words: list[str]) -> None:
-    program = words[1:4] if words[1] == "-m" else words[1:2]
+    num_leading = 2 if words[1] == "-m" else 1
+    program = [*words[1:num_leading], *takewhile(is_no_flag, words[num_leading:])]
     printed = run(*program, "--help")
     flags = [word for word in words if word.startswith("-") and word != "-m"]
     missing = [flag for flag in flags if not re.search(rf"(^|\s){flag}\b", printed)]

@@ -59,12 +59,16 @@ class Case(NamedTuple):
     titles: list[str]
     fragments: Fragments
     writer: PromptWriter
+    published: Tokenizer
+    """The tokenizer with the special tokens that the published code adds."""
 
 
 def make_case(tokenizer: Tokenizer, titles: Sequence[str]) -> Case:
     prompts = PromptTokenizer(tokenizer)
     fragments = build_fragments(prompts, titles, Progress(disable=True))
-    return Case(tokenizer, list(titles), fragments, PromptWriter(prompts, titles))
+    published = Tokenizer.from_str(tokenizer.to_str())
+    published.add_special_tokens([AddedToken(token, normalized=False) for token in SLOT_TOKENS])
+    return Case(tokenizer, list(titles), fragments, PromptWriter(prompts, titles), published)
 
 
 def movielens_titles() -> Iterator[str]:
@@ -86,14 +90,12 @@ def case(request: pytest.FixtureRequest, reference_dir: Path) -> Case:
     return make_case(llm.load_tokenizer(source), titles)
 
 
-def published_ids(tokenizer: Tokenizer, titles: Sequence[str], history: History) -> list[int]:
+def published_ids(case: Case, history: History) -> list[int]:
     """Tokenise a whole prompt as the published code does, with 0 at the slots."""
-    published = Tokenizer.from_str(tokenizer.to_str())
-    published.add_special_tokens([AddedToken(token, normalized=False) for token in SLOT_TOKENS])
-    slot_ids = {published.token_to_id(token) for token in SLOT_TOKENS}
     rows, times = history
-    segments = prompt.user_segments([titles[row] for row in rows], times)
-    ids = published.encode("[HistoryEmb]".join(segments) + "[UserOut]").ids
+    segments = prompt.user_segments([case.titles[row] for row in rows], times)
+    ids = case.published.encode("[HistoryEmb]".join(segments) + "[UserOut]").ids
+    slot_ids = {case.published.token_to_id(token) for token in SLOT_TOKENS}
     return [0 if token_id in slot_ids else token_id for token_id in ids]
 
 
@@ -143,7 +145,7 @@ def test_prompts_are_tokenised_as_the_published_code_does(case: Case) -> None:
     assert len(plain) > len(case.titles) - len(AWKWARD_TITLES)
     for first in range(0, len(plain), 9):
         history = make_history(plain[first : first + prompt.MAX_INTERACTIONS], first)
-        expected = published_ids(case.tokenizer, case.titles, history)
+        expected = published_ids(case, history)
         if len(expected) <= prompt.MAX_PROMPT_TOKENS:
             assert case.writer.user(*history)[0].tolist() == expected
 
@@ -196,7 +198,7 @@ def test_slot_is_a_boundary_that_no_merge_crosses() -> None:
     case = make_case(make_tiny([('"', ","), ('"', "."), ("[", "H")]), ["Alien", 'The ",'])
     history = make_history([0, 1, 1, 0], 0)
     assert_joined_as_written(case, history)
-    expected = published_ids(case.tokenizer, case.titles, history)
+    expected = published_ids(case, history)
     assert case.writer.user(*history)[0].tolist() == expected
 
 
@@ -231,7 +233,7 @@ def test_what_the_tokenizer_prepends_stays(
         tokenizer.post_processor = processors.TemplateProcessing(template, None, specials)
     case = make_case(tokenizer, ["Alien", " <s> "])
     history = make_history([0, 0, 0], 0)
-    expected = published_ids(tokenizer, case.titles, history)
+    expected = published_ids(case, history)
     written = case.writer.user(*history)[0].tolist()
     assert written + suffix == expected
     assert written[: len(prefix)] == prefix

@@ -30,13 +30,16 @@ def ids_of(answer: Recommendation) -> list[str]:
     return [item.item_id for item in answer.items]
 
 
+def scores_of(answer: Recommendation) -> list[float]:
+    return [item.score for item in answer.items]
+
+
 def assert_same_answers(
     found: Sequence[Recommendation], expected: Sequence[Recommendation]
 ) -> None:
     for one, other in zip(found, expected, strict=True):
         assert ids_of(one) == ids_of(other)
-        scores = [[item.score for item in answer.items] for answer in (one, other)]
-        np.testing.assert_allclose(*scores, rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(scores_of(one), scores_of(other), rtol=1e-5, atol=1e-4)
 
 
 def assert_same_vectors(found: Vectors, expected: Vectors) -> None:

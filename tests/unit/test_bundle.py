@@ -77,9 +77,11 @@ def rewrite(bundle: Path, change: Callable[[dict[str, object]], object]) -> None
 
 
 def flip(path: Path, place: int, mask: int = 1) -> None:
-    content = bytearray(path.read_bytes())
-    content[place] ^= mask
-    path.write_bytes(content)
+    with path.open("rb+") as file:
+        file.seek(place)
+        value = file.read(1)[0]
+        file.seek(place)
+        file.write(bytes([value ^ mask]))
 
 
 def refusal(bundle: Path) -> str:
@@ -107,21 +109,21 @@ def test_a_flipped_bit_is_found_and_its_file_named(bundle: Path, name: str, plac
     assert re.match(expected, refusal(bundle))
 
 
-@pytest.mark.parametrize("mask", [0x01, 0x02, 0x80])
-def test_a_flipped_bit_anywhere_in_the_manifest_is_found(bundle: Path, mask: int) -> None:
+def test_a_flipped_bit_anywhere_in_the_manifest_is_found(bundle: Path) -> None:
     path = bundle / MANIFEST_FILE
-    content, whole = path.read_bytes(), read_manifest(bundle)
-    for place in range(len(content)):
-        flip(path, place, mask)
+    whole = read_manifest(bundle)
+    for place in range(path.stat().st_size):
+        flip(path, place, 1 << place % 8)
         with suppress(BundleError):
             assert read_manifest(bundle) == whole
-        path.write_bytes(content)
+        flip(path, place, 1 << place % 8)
+    assert read_manifest(bundle) == whole
 
 
 @pytest.mark.parametrize("name", [*LISTED, MANIFEST_FILE])
 def test_a_missing_file_is_named(bundle: Path, name: str) -> None:
     (bundle / name).unlink()
-    assert re.match(rf"{bundle}\b.*{name}: No such file or directory; ", refusal(bundle))
+    assert re.match(rf"{bundle}\b.*{name}: No such file or directory.*; ", refusal(bundle))
 
 
 @pytest.mark.parametrize("name", LISTED)
@@ -257,8 +259,10 @@ def with_last(probes: list[Probe], **values: object) -> bytes:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        pytest.param(lambda _: b"{", "JSON|truncated", id="no JSON"),
-        pytest.param(lambda _: b'["\xff"]', "probes.json: ", id="no text"),
+        pytest.param(lambda _: b"[{", r"probes\.json: .*truncated", id="no JSON"),
+        pytest.param(
+            lambda _: b'[{"history":[{"item_id":"\xff"}]}]', r"probes\.json: .*utf-8", id="no text"
+        ),
         pytest.param(lambda _: b"[]", "expected user vectors of 128 values", id="none"),
         pytest.param(
             lambda probes: with_last(probes, user_vector=[1.0] * 127),

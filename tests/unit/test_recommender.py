@@ -170,7 +170,8 @@ def test_scores_are_the_inner_products_best_first(recommender: Recommender) -> N
     histories = [history(1), history(2, 3, timestamps_ms=[10**12, None])]
     requests = [RecommendRequest(each, NUM_ITEMS, include_seen=True) for each in histories]
     vectors = recommender.encode_users(histories)
-    assert (vectors.shape, vectors.dtype) == ((2, 128), np.float32)
+    assert vectors.shape == (2, 128)
+    assert vectors.dtype == np.float32
     for answer, vector in zip(recommender.recommend(requests), vectors, strict=True):
         scores = np.array([item.score for item in answer.items])
         rows = [recommender.item_ids.index(item.item_id) for item in answer.items]

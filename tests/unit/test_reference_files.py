@@ -231,13 +231,28 @@ def test_an_unfit_sasrec_is_refused(weights_dir: Path, content: object, message:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "a dictionary with the item titles"),
-        ({"description": {}}, "a dictionary with the item titles"),
-        ({"title": {"1": "A title", 401: "Another"}}, "no title for any item id from 1 to 400"),
-        ({"title": {1: "A title", 2: 7}}, "the title of item 2 is 7, not text"),
+        ([], "expected a dictionary, found list"),
+        ({"time": {}}, "a dictionary with the items' titles"),
+        ({"title": {1: "A title"}}, "the times of their interactions"),
+        ({"title": {"1": "A title", 401: "Another"}, "time": {}}, "no title for any item id"),
+        ({"title": {1: "A title", 2: 7}, "time": {}}, "the title of item 2 is 7, not text"),
+        ({"title": {1: "A title"}, "time": {1: 5}}, "expected times by item, user"),
+        ({"title": {1: "A title"}, "time": {1: {9: -5}}}, "'-5' is no time"),
+        ({"title": {1: "A title"}, "time": {1: {9: "soon"}}}, "'soon' is no time"),
     ],
 )
 def test_an_unfit_dictionary_is_refused(weights_dir: Path, content: object, message: str) -> None:
     write_titles(weights_dir, content)
     with pytest.raises(CheckpointError, match=rf"text_name_dict\.json\.gz.*{message}"):
         read_reference(weights_dir)
+
+
+def test_histories_hold_the_newest_interactions_oldest_first(weights_dir: Path) -> None:
+    content = read_titles(weights_dir)
+    times: dict[int, dict[str, object]] = {n: {"ann": str(1000 + n)} for n in range(1, 13)}
+    times[2]["bob"] = 7
+    times[401] = {"bob": 9}
+    write_titles(weights_dir, content | {"time": times})
+    ann, bob = read_reference(weights_dir).histories
+    assert ann == (list(range(2, 12)), list(range(1003, 1013)))
+    assert bob == ([1], [7])

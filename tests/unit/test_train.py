@@ -131,14 +131,14 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
 
 
 def test_one_epoch_lowers_the_loss(inputs: Inputs, tmp_path: Path) -> None:
-    trainer = inputs.trainer(Settings(learning_rate=1e-3, batch_size=4, precision="fp32"))
+    trainer = inputs.trainer(Settings(learning_rate=1e-4, batch_size=4, precision="fp32"))
     samples = all_samples(trainer)
     with torch.inference_mode():
         before = trainer.loss(samples).item()
     trainer.run(tmp_path / "out", Limits(epochs=1), Progress(disable=True))
     with torch.inference_mode():
         after = trainer.loss(samples).item()
-    assert after < before - 0.1
+    assert after < before - 0.5
 
 
 def test_training_changes_the_heads_and_neither_the_llm_nor_the_teacher(
@@ -156,7 +156,7 @@ def test_training_changes_the_heads_and_neither_the_llm_nor_the_teacher(
     assert torch.equal(trainer.model.item_table, untrained.model.item_table)
     for name, value in trainer.trained.state_dict().items():
         assert not torch.equal(value, untrained.trained.state_dict()[name]), name
-    assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0.95 * 1e-4)
+    assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0.95 * Settings().learning_rate)
 
 
 def test_teacher_is_in_evaluation_mode_while_it_is_distilled(inputs: Inputs) -> None:
@@ -175,7 +175,7 @@ def test_item_table_is_the_teachers_without_its_padding(inputs: Inputs) -> None:
 def test_samples_come_from_the_training_part_and_its_absent_items(inputs: Inputs) -> None:
     trainer = inputs.trainer(Settings())
     positions = set()
-    for epoch in range(20):
+    for epoch in range(100):
         trainer.epoch = epoch
         samples = all_samples(trainer)
         num_trained = [len(inputs.dataset.training_part(user)[0]) for user in range(NUM_USERS)]
@@ -214,7 +214,7 @@ def test_training_without_a_gain_stops_when_patience_ends(inputs: Inputs, tmp_pa
 
 
 def test_written_checkpoint_gives_the_trained_vectors(inputs: Inputs, tmp_path: Path) -> None:
-    trainer = inputs.trainer(Settings(precision="fp32", learning_rate=1e-3, batch_size=4))
+    trainer = inputs.trainer(Settings(precision="fp32", learning_rate=1e-4, batch_size=4))
     trainer.run(tmp_path / "out", Limits(epochs=1), Progress(disable=True))
     written = checkpoint.load(tmp_path / "out")
     model, _ = written.load_model()
