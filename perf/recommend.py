@@ -14,6 +14,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import torch
+from rich.console import Console
 from rich.progress import track
 
 from engine import Interaction, RecommendRequest
@@ -30,6 +31,8 @@ from perf.server_process import serving
 
 TARGET_TOKENS = 350
 MIN_COSINE = 0.99999
+PAUSE_S = 0.2
+"""Before each timing, so that none pays for threads that another left spinning."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -117,8 +120,9 @@ def _time_in_turn(
     contenders: dict[str, Callable[[], object]], rounds: int, warm_up: int
 ) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in track(range(rounds + warm_up), "rounds"):
+    for _ in track(range(rounds + warm_up), "rounds", console=Console(stderr=True)):
         for name, call in contenders.items():
+            time.sleep(PAUSE_S)
             started = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - started) * 1e3)
