@@ -37,8 +37,9 @@ from export.errors import BuildError
 from export.fragments import build_fragments
 from export.onnx_export import export_onnx
 from llmsrec.catalogue import write_catalogue
-from llmsrec.checkpoint import Checkpoint, replaced_whole
+from llmsrec.checkpoint import Checkpoint
 from llmsrec.encoding import encode_items, encode_users
+from llmsrec.files import replaced_whole
 from llmsrec.model import VECTOR_DIM
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 from llmsrec.tokens import PromptTokenizer, PromptWriter

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from llmsrec import evaluate, import_reference, prepare, train, train_sasrec
+from llmsrec import evaluate, import_reference, prepare, refine, train, train_sasrec
 from llmsrec.errors import LLMSRecError
 
 
@@ -23,6 +23,11 @@ COMMANDS = {
         "train the collaborative teacher", train_sasrec.add_arguments, train_sasrec.run
     ),
     "train": Command("train LLM-SRec around a frozen LLM", train.add_arguments, train.run),
+    "refine": Command(
+        "train a checkpoint's output heads further, on readouts computed once",
+        refine.add_arguments,
+        refine.run,
+    ),
     "evaluate": Command(
         "measure a checkpoint beside its baselines", evaluate.add_arguments, evaluate.run
     ),
@@ -48,7 +53,7 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"error: {error}; nothing was left half written\n")
+        sys.stderr.write(f"error: {error}; mend this and repeat: nothing was left half written\n")
         return 1
     return 0
 

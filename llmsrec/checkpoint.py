@@ -10,9 +10,7 @@ public.json              in place of both: the public data set that may not be c
 """
 
 import hashlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar, cast, get_args
@@ -30,8 +28,8 @@ from llmsrec import llm
 from llmsrec.catalogue import CatalogueItem, read_catalogue, write_catalogue
 from llmsrec.dataset import Dataset
 from llmsrec.encoding import NUM_HISTORIES, History, as_history
-from llmsrec.errors import CheckpointError
-from llmsrec.files import flush_to_disk
+from llmsrec.errors import CheckpointError, DataError
+from llmsrec.files import replaced_whole
 from llmsrec.model import COLLABORATIVE_DIM, Heads, LLMSRec
 from llmsrec.movielens import MovieLensName, load_movielens
 from llmsrec.prompt import TEMPLATE_VERSION
@@ -83,6 +81,15 @@ class Checkpoint:
             content.update(value.numpy().tobytes())
         return content.hexdigest()
 
+    def require_catalogue_of(self, dataset: Dataset) -> None:
+        """Refuse a dataset whose item rows mean other items.
+
+        Raises:
+            DataError: its item ids are not those of the checkpoint.
+        """
+        if [item.id for item in self.catalogue] != [item.id for item in dataset.catalogue]:
+            raise DataError("--dataset has another catalogue than the checkpoint; give its own")
+
     def load_model(self, dtype: torch.dtype = torch.float32) -> tuple[LLMSRec, Tokenizer]:
         """Load the LLM in `dtype` and join it with the heads, in evaluation mode."""
         decoder, tokenizer = llm.load(self.llm_source, dtype)
@@ -101,10 +108,7 @@ def save(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
     Raises:
         CheckpointError: `folder` holds something else.
     """
-    if folder.exists() and not _may_be_replaced(folder):
-        raise CheckpointError(
-            f"{folder} exists and is no checkpoint; remove it or name another --output"
-        )
+    require_replaceable(folder)
     heads = {name: value.to(dtype) for name, value in checkpoint.heads.state_dict().items()}
     items = {"item_table": checkpoint.item_table.contiguous()}
     with replaced_whole(folder) as aside:
@@ -120,27 +124,17 @@ def save(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float3
         _write_json(aside / "config.json", checkpoint.config)
 
 
-@contextmanager
-def replaced_whole(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder to fill, which takes the place of `folder` when the block succeeds.
+def require_replaceable(folder: Path) -> None:
+    """Refuse to write a checkpoint over something else, before any long work.
 
-    The old folder is renamed out of the way and removed once the new one is in its place. A kill
-    between the two renames leaves both whole, as `.NAME.replaced` and `.NAME.partial`; the next
-    call puts the old one back before it starts.
+    Raises:
+        CheckpointError: `folder` holds something else.
     """
-    folder = folder.resolve()
-    aside, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("partial", "replaced"))
-    _settle(folder, aside, replaced)
-    aside.mkdir(parents=True)
-    try:
-        yield aside
-        for file in aside.iterdir():
-            flush_to_disk(file)
-        if folder.exists():
-            folder.rename(replaced)
-        aside.rename(folder)
-    finally:
-        _settle(folder, aside, replaced)
+    is_replaceable = folder.is_dir() and ((folder / _HEADS).is_file() or not any(folder.iterdir()))
+    if folder.exists() and not is_replaceable:
+        raise CheckpointError(
+            f"{folder} exists and is no checkpoint; remove it or name another --output"
+        )
 
 
 def load(folder: Path) -> Checkpoint:
@@ -259,18 +253,6 @@ def _read_json(path: Path, kind: type[T]) -> T:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except _NOT_JSON as error:
         raise CheckpointError(f"{path}: {error}; copy the checkpoint again") from error
-
-
-def _may_be_replaced(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / _HEADS).is_file() or not any(folder.iterdir()))
-
-
-def _settle(folder: Path, aside: Path, replaced: Path) -> None:
-    """Remove what is half written; put the old folder back where no new one took its place."""
-    shutil.rmtree(aside, ignore_errors=True)
-    if replaced.exists():
-        replaced.rename(aside if folder.exists() else folder)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write_json(path: Path, value: msgspec.Struct) -> None:

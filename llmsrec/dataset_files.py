@@ -7,7 +7,6 @@ interactions.safetensors   offsets [U + 1], item_rows [M], timestamps_ms [M]
 negatives.safetensors      validation [U, 99], test [U, 99]
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from safetensors.numpy import load_file, save
 
 from llmsrec.catalogue import CatalogueItem, read_catalogue, write_catalogue
 from llmsrec.errors import DataError
-from llmsrec.files import flush_to_disk, sha256_of_file
+from llmsrec.files import replaced_whole, sha256_of_file
 
 SCHEMA_VERSION = 1
 ARRAY_NAMES = (
@@ -58,27 +57,8 @@ def write(
     """Write aside, then put the whole directory in place of an older dataset."""
     if path.exists() and any(path.iterdir()) and not (path / _HEADER).is_file():
         raise DataError(f"{path} exists and is no dataset; remove it or name another --output")
-    aside = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    write_catalogue(aside / _CATALOGUE, catalogue)
-    (aside / _USERS).write_bytes(msgspec.json.encode(user_ids))
-    interactions = {key: arrays[key] for key in ("offsets", "item_rows", "timestamps_ms")}
-    (aside / _INTERACTIONS).write_bytes(save(interactions))
-    negatives = {split: arrays[f"{split}_negatives"] for split in ("validation", "test")}
-    (aside / _NEGATIVES).write_bytes(save(negatives))
-    header = Header(
-        name=name,
-        num_users=len(user_ids),
-        num_items=len(catalogue),
-        num_interactions=len(arrays["item_rows"]),
-        sha256_of_file={file.name: sha256_of_file(file) for file in sorted(aside.iterdir())},
-    )
-    (aside / _HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=2))
-    for file in aside.iterdir():
-        flush_to_disk(file)
-    shutil.rmtree(path, ignore_errors=True)
-    aside.rename(path)
+    with replaced_whole(path) as aside:
+        _write_into(aside, name, user_ids, catalogue, arrays)
 
 
 def read(path: Path) -> tuple[str, list[str], list[CatalogueItem], Arrays]:
@@ -91,6 +71,29 @@ def read(path: Path) -> tuple[str, list[str], list[CatalogueItem], Arrays]:
         arrays[f"{split}_negatives"] = negatives
     user_ids = msgspec.json.decode((path / _USERS).read_bytes(), type=list[str])
     return header.name, user_ids, read_catalogue(path / _CATALOGUE), arrays
+
+
+def _write_into(
+    folder: Path,
+    name: str,
+    user_ids: Sequence[str],
+    catalogue: Sequence[CatalogueItem],
+    arrays: Arrays,
+) -> None:
+    write_catalogue(folder / _CATALOGUE, catalogue)
+    (folder / _USERS).write_bytes(msgspec.json.encode(user_ids))
+    interactions = {key: arrays[key] for key in ("offsets", "item_rows", "timestamps_ms")}
+    (folder / _INTERACTIONS).write_bytes(save(interactions))
+    negatives = {split: arrays[f"{split}_negatives"] for split in ("validation", "test")}
+    (folder / _NEGATIVES).write_bytes(save(negatives))
+    header = Header(
+        name=name,
+        num_users=len(user_ids),
+        num_items=len(catalogue),
+        num_interactions=len(arrays["item_rows"]),
+        sha256_of_file={file.name: sha256_of_file(file) for file in sorted(folder.iterdir())},
+    )
+    (folder / _HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=2))
 
 
 def _read_header(path: Path) -> Header:

@@ -16,7 +16,6 @@ from rich.table import Table
 from llmsrec import baselines, checkpoint, metrics
 from llmsrec.dataset import Dataset
 from llmsrec.encoding import History, as_history, encode_items, encode_users
-from llmsrec.errors import DataError
 from llmsrec.files import written_aside
 from llmsrec.metrics import Scores
 from llmsrec.model import LLMSRec
@@ -94,8 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     dataset = Dataset.load(arguments.dataset)
     loaded = checkpoint.load(arguments.checkpoint)
-    if [item.id for item in loaded.catalogue] != [item.id for item in dataset.catalogue]:
-        raise DataError("--dataset has another catalogue than the checkpoint; give its own")
+    loaded.require_catalogue_of(dataset)
     model, tokenizer = loaded.load_model(DTYPES[arguments.precision])
     if torch.cuda.is_available():
         model.cuda()

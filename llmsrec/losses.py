@@ -23,13 +23,17 @@ def uniformity_loss(vectors: Tensor) -> Tensor:
     return torch.pdist(vectors).pow(2).mul(-2).exp().mean()
 
 
-def training_loss(users: Tensor, items: Tensor, teachers: Tensor) -> Tensor:
-    """Sum the losses of one batch: `users [B, D]`, `items [B, C, D]`, `teachers [B, D]`."""
+def representation_loss(users: Tensor, teachers: Tensor) -> Tensor:
+    """Pull users towards their teachers and all apart; both `[B, D]`, of any length."""
     unit_users = functional.normalize(users, dim=-1)
     unit_teachers = functional.normalize(teachers, dim=-1)
     return (
-        retrieval_loss(users, items)
-        + distillation_loss(unit_users, unit_teachers)
+        distillation_loss(unit_users, unit_teachers)
         + uniformity_loss(unit_users)
         + uniformity_loss(unit_teachers)
     )
+
+
+def training_loss(users: Tensor, items: Tensor, teachers: Tensor) -> Tensor:
+    """Sum the losses of one batch: `users [B, D]`, `items [B, C, D]`, `teachers [B, D]`."""
+    return retrieval_loss(users, items) + representation_loss(users, teachers)

@@ -260,6 +260,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
+    checkpoint.require_replaceable(output)
     if arguments.restart:
         output.with_name(f"{output.name}.{_STATE}").unlink(missing_ok=True)
     settings = Settings(

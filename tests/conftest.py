@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 
@@ -75,3 +76,12 @@ def recommender(reference_bundle: Path) -> Iterator[Recommender]:
     opened = Recommender.open(reference_bundle)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Make sums come out the same in every process."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)

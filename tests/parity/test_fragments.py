@@ -1,5 +1,6 @@
 """Prompts joined from fragments are those of the tokenizer, token for token, slot for slot."""
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.progress import Progress
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tokenizers import (
+    AddedToken,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+)
 
 from engine.fragments import Fragments
 from engine.prompt_tokens import render
@@ -48,6 +57,8 @@ AWKWARD_TITLES = (
     "A long story, part 2; " * 227,
     "🎬" * 1250,
 )
+DIGITS = tuple("7" * length for length in range(1, 130))
+"""Titles whose tokens can be counted: both tokenizers split digits."""
 DRAWN_CHARACTERS = "\"',.:;-[]()<>|\\/_#0123456789 \t\n\u200b\u0301aAeEsStT\u2581é日🎬"
 
 ROWS = st.integers(0, len(AWKWARD_TITLES) - 1) | st.integers(0, 1_000_000)
@@ -86,7 +97,7 @@ def drawn_titles(count: int) -> Iterator[str]:
 def case(request: pytest.FixtureRequest, reference_dir: Path) -> Case:
     folder = str(reference_dir / "llm")
     source = llm.locate(llm.SMOLLM2 if request.param == "smollm2" else folder)
-    titles = [*AWKWARD_TITLES, *drawn_titles(300), *movielens_titles()]
+    titles = [*AWKWARD_TITLES, *DIGITS, *drawn_titles(300), *movielens_titles()]
     return make_case(llm.load_tokenizer(source), titles)
 
 
@@ -115,7 +126,7 @@ def make_history(rows: Sequence[int], seed: int) -> History:
 
 
 def test_every_title_is_joined_as_written(case: Case) -> None:
-    for first in range(0, len(case.titles), 4):
+    for first in range(0, len(case.titles), 5):
         rows = range(first, min(first + prompt.MAX_INTERACTIONS, len(case.titles)))
         assert_joined_as_written(case, make_history(rows, first))
 
@@ -126,6 +137,18 @@ def test_awkward_title_is_joined_as_written_at_every_place(case: Case, row: int)
     for num_before in range(prompt.MAX_INTERACTIONS):
         rows = [ordinary] * num_before + [row] + [ordinary] * (9 - num_before)
         assert_joined_as_written(case, make_history(rows, num_before))
+
+
+@pytest.mark.parametrize("total", range(1018, 1031))
+def test_prompt_near_the_limit_is_joined_as_written(case: Case, total: int) -> None:
+    rows = [len(AWKWARD_TITLES)] * prompt.MAX_INTERACTIONS
+    num_digits = total - len(case.writer.user(*make_history(rows, total))[0])
+    for place in range(num_digits):
+        rows[place % prompt.MAX_INTERACTIONS] += 1
+    history = make_history(rows, total)
+    assert_joined_as_written(case, history)
+    written = case.writer.user(*history)[0]
+    assert (len(written) == total) is (total <= prompt.MAX_PROMPT_TOKENS)
 
 
 @given(pairs=st.lists(st.tuples(ROWS, TIMES), min_size=1, max_size=40))
@@ -143,6 +166,7 @@ def test_prompts_are_tokenised_as_the_published_code_does(case: Case) -> None:
         if len(title) < 500 and not any(token in title for token in (*SPECIAL_TOKENS, "\ue0f0"))
     ]
     assert len(plain) > len(case.titles) - len(AWKWARD_TITLES)
+    assert case.published.encode("a").tokens == ["a"], "neither tokenizer prepends anything"
     for first in range(0, len(plain), 9):
         history = make_history(plain[first : first + prompt.MAX_INTERACTIONS], first)
         expected = published_ids(case, history)
@@ -179,16 +203,16 @@ def make_tiny(merges: Sequence[tuple[str, str]] = ()) -> Tokenizer:
     return tokenizer
 
 
-@pytest.mark.parametrize(
-    "merges",
-    [
-        [("1", ",")],
-        [("5", ",")],
-        [(":", " ")],
-        [(",", " "), (", ", '"'), (', "', "Z"), ("5", ', "Z')],
-    ],
-    ids=["date and title", "another date and title", "number and date", "date and one title"],
-)
+CROSSING_MERGES = {
+    "date and title": [("1", ",")],
+    "another date and title": [("5", ",")],
+    "number and date": [(":", " ")],
+    "number and the dates of a decade": [(" ", "1"), (" 1", "9"), (" 19", "8"), (":", " 198")],
+    "date and one title": [(",", " "), (", ", '"'), (', "', "Z"), ("5", ', "Z')],
+}
+
+
+@pytest.mark.parametrize("merges", CROSSING_MERGES.values(), ids=CROSSING_MERGES)
 def test_tokenizer_that_merges_across_pieces_is_refused(merges: list[tuple[str, str]]) -> None:
     with pytest.raises(BuildError, match="joins characters across the pieces"):
         make_case(make_tiny(merges), ["Alien", "Zardoz"])
@@ -198,36 +222,52 @@ def test_slot_is_a_boundary_that_no_merge_crosses() -> None:
     case = make_case(make_tiny([('"', ","), ('"', "."), ("[", "H")]), ["Alien", 'The ",'])
     history = make_history([0, 1, 1, 0], 0)
     assert_joined_as_written(case, history)
-    expected = published_ids(case, history)
-    assert case.writer.user(*history)[0].tolist() == expected
+    assert case.writer.user(*history)[0].tolist() == published_ids(case, history)
+
+
+def test_oldest_are_dropped_with_their_dates_and_the_rest_is_renumbered() -> None:
+    case = make_case(make_tiny(), ["x" * 100, "y" * 63, "z"])
+    nums_kept = set()
+    for seed in range(20):
+        rows = np.random.default_rng(seed).integers(0, 2, prompt.MAX_INTERACTIONS).tolist()
+        history = make_history(rows, seed)
+        assert_joined_as_written(case, history)
+        written, num_kept = render(case.fragments, *history)
+        newest = (rows[-num_kept:], history[1][-num_kept:])
+        assert written.token_ids.tolist() == render(case.fragments, *newest)[0].token_ids.tolist()
+        nums_kept.add(num_kept)
+    assert min(nums_kept) < prompt.MAX_INTERACTIONS
 
 
 PREPENDED_SPACE = normalizers.Sequence(
     [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
 )
+FIRST_SPACE = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
 
 
-@pytest.mark.parametrize("normalizer", [None, PREPENDED_SPACE], ids=["plain", "prepended space"])
+@pytest.mark.parametrize(
+    "settings_of_tokenizer",
+    [{}, {"normalizer": PREPENDED_SPACE}, {"pre_tokenizer": FIRST_SPACE}],
+    ids=["plain", "space before each segment", "space before the first"],
+)
 @pytest.mark.parametrize(
     ("template", "prefix", "suffix"),
     [
         (None, [], []),
-        ("$A", [], []),
         ("$A </s>", [], [2]),
         ("<s> $A", [1], []),
-        ("<s> $A </s>", [1], [2]),
-        ("<s> <s> $A", [1, 1], []),
+        ("<s> <s> $A </s>", [1, 1], [2]),
     ],
 )
 def test_what_the_tokenizer_prepends_stays(
-    normalizer: normalizers.Normalizer | None,
+    settings_of_tokenizer: dict[str, normalizers.Normalizer | pre_tokenizers.PreTokenizer],
     template: str | None,
     prefix: list[int],
     suffix: list[int],
 ) -> None:
     tokenizer = make_tiny()
-    if normalizer is not None:
-        tokenizer.normalizer = normalizer
+    for name, value in settings_of_tokenizer.items():
+        setattr(tokenizer, name, value)
     if template is not None:
         specials = [("<s>", 1), ("</s>", 2)]
         tokenizer.post_processor = processors.TemplateProcessing(template, None, specials)
@@ -244,8 +284,18 @@ def test_what_the_tokenizer_prepends_stays(
             assert np.count_nonzero(token_ids == 2) == 0
 
 
-def test_neither_smollm2_nor_the_reference_prepends_anything(case: Case) -> None:
-    opening = prompt.number_piece(1)
-    token_ids = case.writer.user([0], [0])[0].tolist()
-    ids = case.tokenizer.encode(opening, add_special_tokens=False).ids
-    assert token_ids[: len(ids)] == ids
+def test_folder_whose_tokenizer_prepends_a_bos_keeps_it(
+    reference_dir: Path, tmp_path: Path
+) -> None:
+    for file in (reference_dir / "llm").iterdir():
+        shutil.copyfile(file, tmp_path / file.name)
+    changed = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    changed.post_processor = processors.TemplateProcessing("<s> $A", None, [("<s>", 1)])
+    changed.save(str(tmp_path / "tokenizer.json"))
+    case = make_case(llm.load_tokenizer(llm.locate(str(tmp_path))), ["Alien", "<s>"])
+    history = make_history([0, 0], 0)
+    written = case.writer.user(*history)[0].tolist()
+    assert written == published_ids(case, history)
+    assert written[0] == 1
+    assert_joined_as_written(case, make_history([1, 0, 1], 0))
+    assert np.count_nonzero(case.writer.item(1)[0] == 1) == 1

@@ -4,15 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 from conftest import Reference
 from numpy.typing import NDArray
+from rich.progress import Progress
 from tokenizers import AddedToken, Tokenizer
 
 from engine import Recommender, RecommendRequest
 from llmsrec import prompt
 from llmsrec.checkpoint import Checkpoint
-from llmsrec.encoding import History
+from llmsrec.encoding import History, encode_items, encode_users
 from llmsrec.model import LLMSRec
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
@@ -80,12 +80,11 @@ def test_prompts_are_tokenised_as_the_published_code_does(
 
 
 def test_pytorch_gives_the_published_vectors(imported: Imported, reference: Reference) -> None:
-    model, writer = imported.model, imported.writer
-    with torch.inference_mode():
-        users = [model.user_vectors([writer.user(*history)]) for history in imported.histories]
-        items = [model.item_vectors([writer.item(row)]) for row in range(len(imported.titles))]
-    np.testing.assert_allclose(torch.cat(users), reference.user_vectors, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(torch.cat(items), reference.item_vectors, rtol=0, atol=1e-4)
+    bars = Progress(disable=True)
+    users = encode_users(imported.model, imported.writer, imported.histories, bars)
+    items = encode_items(imported.model, imported.writer, len(imported.titles), bars)
+    np.testing.assert_allclose(users, reference.user_vectors, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(items, reference.item_vectors, rtol=0, atol=1e-4)
 
 
 def test_bundle_gives_the_published_vectors(recommender: Recommender, reference: Reference) -> None:

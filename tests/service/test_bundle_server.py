@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -24,6 +24,7 @@ from engine.wire import MAX_LISTED_IGNORED
 ROOT = Path(__file__).parents[2]
 BLOCKED = ("torch", "transformers", "optimum", "onnx", "tokenizers", "accelerate", "gguf", "rich")
 READY_SECONDS = 10
+MAX_RUN_SECONDS = 60
 SITE_CUSTOMIZE = f"""
 import sys
 
@@ -54,7 +55,15 @@ def serving_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run(env: dict[str, str], *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=MAX_RUN_SECONDS,
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,6 @@ def test_health_is_serving(server: ServerProcess) -> None:
             RecommendRequest(
                 [Interaction("x"), *(Interaction(str(each)) for each in range(1, 13))],
                 3,
-                excluded_item_ids=["20", "unknown"],
             ),
             id="ignored interactions",
         ),
@@ -150,13 +158,22 @@ def test_client_gets_what_the_engine_gives_in_process(
     assert_same(server.ask(request_), expected)
 
 
+def test_excluded_items_never_come_back(server: ServerProcess, recommender: Recommender) -> None:
+    plain = RecommendRequest([Interaction("7")])
+    first, second, *_ = server.ask(plain).items
+    excluding = replace(plain, excluded_item_ids=[first.item_id, "unknown"])
+    found = server.ask(excluding)
+    assert found.items[0].item_id == second.item_id
+    assert_same(found, recommender.recommend([excluding])[0])
+
+
 def test_command_line_prints_what_the_engine_gives_in_process(
     server: ServerProcess, recommender: Recommender, serving_env: dict[str, str]
 ) -> None:
     history = [Interaction("7", 880_156_800_000), Interaction("9")]
-    request = RecommendRequest(history, 4, excluded_item_ids=["3"])
-    (expected,) = recommender.recommend([request])
-    items = ["--item", "7@1997-11-22", "--item", "9", "-k", "4", "--exclude", "3"]
+    best = recommender.recommend([RecommendRequest(history)])[0].items[0].item_id
+    (expected,) = recommender.recommend([RecommendRequest(history, 4, excluded_item_ids=[best])])
+    items = ["--item", "7@1997-11-22", "--item", "9", "-k", "4", "--exclude", best]
     done = run(serving_env, "-m", "engine", "recommend", server.address, *items)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -202,7 +219,7 @@ def test_misspelt_key_is_named(
     reference_bundle: Path, serving_env: dict[str, str], tmp_path: Path
 ) -> None:
     settings = tmp_path / "server.toml"
-    settings.write_text("[batcher]\nmax_batch_token = 5\n")
+    settings.write_text('[server]\nlisten = "127.0.0.1:0"\n[batcher]\nmax_batch_token = 5\n')
     done = run(serving_env, "-m", "engine", "serve", reference_bundle, "--config", settings)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: {settings}: ")

@@ -47,6 +47,7 @@ def test_window_holds_as_much_as_fits(lengths: list[tuple[int, int]], tail: int)
     [
         ([(102, 50)] * 10, (10, False)),
         ([(103, 50)] * 10, (10, True)),
+        ([(103, 102)] * 10, (10, True)),
         ([(103, 103)] * 10, (9, True)),
         ([(9000, 1020)], (1, True)),
         ([(9000, 1020), (9, 9)], (1, True)),
@@ -55,6 +56,7 @@ def test_window_holds_as_much_as_fits(lengths: list[tuple[int, int]], tail: int)
     ids=[
         "all fits exactly",
         "one token too many clips",
+        "all fits exactly once clipped",
         "the oldest is dropped after clipping",
         "the only one is clipped",
         "the newest is kept",

@@ -4,7 +4,6 @@ import argparse
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,17 +11,20 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
+from ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import checkpoint, train, train_sasrec
-from llmsrec.catalogue import CatalogueItem
-from llmsrec.dataset import Dataset, build_dataset
+from llmsrec.dataset import Dataset
 from llmsrec.errors import CheckpointError, DataError
+from llmsrec.losses import training_loss
+from llmsrec.sasrec import pad_sequences
 from llmsrec.sasrec_files import load_sasrec
 from llmsrec.train import Limits, Sample, Settings, Trainer
 
-NUM_ITEMS = 30
 NUM_USERS = 24
 BATCH_SIZE = 2
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 KILLED_IN_SECOND_EPOCH = """
 import argparse
@@ -46,15 +48,6 @@ train.run(parser.parse_args(sys.argv[1:]))
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Make sums come out the same in every process."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
 class Inputs(NamedTuple):
     dataset: Dataset
     folder: Path
@@ -75,22 +68,9 @@ class Inputs(NamedTuple):
         return Trainer(self.dataset, load_sasrec(self.folder / "sasrec"), self.llm, settings)
 
 
-def build(num_users: int = NUM_USERS) -> Dataset:
-    """Let each user walk along a ring of items, so that the next one can be learnt."""
-    rng = np.random.default_rng(1)
-    interactions = {}
-    for user in range(num_users):
-        start, length = rng.integers(NUM_ITEMS), rng.integers(4, 12)
-        interactions[str(user)] = [
-            (int(start + place) % NUM_ITEMS, int(place) * 86_400_000) for place in range(length)
-        ]
-    catalogue = [CatalogueItem(str(row), f"Part {row}") for row in range(NUM_ITEMS)]
-    return build_dataset("ring", catalogue, interactions)
-
-
 @pytest.fixture(scope="module")
 def inputs(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
-    folder, dataset = tmp_path_factory.mktemp("inputs"), build()
+    folder, dataset = tmp_path_factory.mktemp("inputs"), ring_dataset(NUM_USERS)
     dataset.save(folder / "ring")
     teacher = train_sasrec.Trainer(dataset, train_sasrec.Settings(learning_rate=0.01))
     teacher.run(folder / "sasrec", train_sasrec.Limits(epochs=10), Progress(disable=True))
@@ -128,6 +108,8 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
         assert torch.equal(resumed["trained"][name], value), name
     for name in ("epoch", "step", "best", "best_epoch"):
         assert resumed[name] == expected[name]
+    for state in (resumed, expected):
+        assert state["optimiser"]["state"][0]["step"] == 3 * NUM_USERS / BATCH_SIZE
 
 
 def test_one_epoch_lowers_the_loss(inputs: Inputs, tmp_path: Path) -> None:
@@ -157,6 +139,25 @@ def test_training_changes_the_heads_and_neither_the_llm_nor_the_teacher(
     for name, value in trainer.trained.state_dict().items():
         assert not torch.equal(value, untrained.trained.state_dict()[name]), name
     assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0.95 * Settings().learning_rate)
+
+
+def test_loss_reads_what_precedes_the_target_and_nothing_after(inputs: Inputs) -> None:
+    trainer = inputs.trainer(Settings(precision="fp32"))
+    model, writer, samples = trainer.model, trainer.writer, all_samples(trainer)[:5]
+    sequences = [inputs.dataset.sequence(sample.user) for sample in samples]
+    before = [
+        (rows[: sample.position].tolist(), times[: sample.position].tolist())
+        for (rows, times), sample in zip(sequences, samples, strict=True)
+    ]
+    with torch.inference_mode():
+        users = [model.user_vectors([writer.user(*history)]) for history in before]
+        items = [
+            model.item_vectors([writer.item(row) for row in sample.candidates])
+            for sample in samples
+        ]
+        states = trainer.teacher.user_states(pad_sequences([np.array(rows) for rows, _ in before]))
+        expected = training_loss(torch.cat(users), torch.stack(items), trainer.teacher_head(states))
+        assert trainer.loss(samples).item() == pytest.approx(expected.item(), abs=1e-5)
 
 
 def test_teacher_is_in_evaluation_mode_while_it_is_distilled(inputs: Inputs) -> None:
@@ -213,6 +214,15 @@ def test_training_without_a_gain_stops_when_patience_ends(inputs: Inputs, tmp_pa
     assert (trainer.best_epoch, trainer.epoch) == (1, 3)
 
 
+def test_best_epoch_outlives_a_resumption(inputs: Inputs, tmp_path: Path) -> None:
+    settings = Settings(learning_rate=0.0, batch_size=NUM_USERS)
+    for epochs in (1, 2):
+        trainer = inputs.trainer(settings)
+        trainer.run(tmp_path / "out", Limits(epochs=epochs, patience=9), Progress(disable=True))
+    assert (trainer.best_epoch, trainer.epoch) == (1, 2)
+    assert checkpoint.load(tmp_path / "out").config.training["best_epoch"] == 1
+
+
 def test_written_checkpoint_gives_the_trained_vectors(inputs: Inputs, tmp_path: Path) -> None:
     trainer = inputs.trainer(Settings(precision="fp32", learning_rate=1e-4, batch_size=4))
     trainer.run(tmp_path / "out", Limits(epochs=1), Progress(disable=True))
@@ -233,4 +243,4 @@ def test_written_checkpoint_gives_the_trained_vectors(inputs: Inputs, tmp_path: 
 def test_sasrec_of_another_dataset_is_refused(inputs: Inputs) -> None:
     sasrec = load_sasrec(inputs.folder / "sasrec")
     with pytest.raises(DataError, match="--sasrec was trained on another dataset"):
-        Trainer(build(NUM_USERS - 1), sasrec, inputs.llm, Settings())
+        Trainer(ring_dataset(NUM_USERS - 1), sasrec, inputs.llm, Settings())

@@ -4,29 +4,32 @@ import argparse
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import train_sasrec
 from llmsrec.catalogue import CatalogueItem
-from llmsrec.dataset import Dataset, build_dataset
+from llmsrec.dataset import build_dataset
 from llmsrec.errors import CheckpointError, DataError, TrainingError
 from llmsrec.sasrec import SASRec
 from llmsrec.sasrec_files import load_sasrec
 from llmsrec.train_sasrec import Settings, Trainer, evaluate, initialised
 
-NUM_ITEMS = 30
 STATE = "training.state"
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RUN = """
 import argparse
 import sys
 import torch
 from llmsrec import train_sasrec
+from llmsrec.catalogue import CatalogueItem
+from llmsrec.dataset import build_dataset
 torch.set_num_threads(1)
 parser = argparse.ArgumentParser()
 train_sasrec.add_arguments(parser)
@@ -34,31 +37,9 @@ train_sasrec.run(parser.parse_args(sys.argv[1:]))
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Make sums come out the same in every process."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
-
-
-def build(num_users: int = 12) -> Dataset:
-    """Let each user walk along a ring of items, so that the next one can be learnt."""
-    rng = np.random.default_rng(1)
-    interactions = {}
-    for user in range(num_users):
-        start, length = rng.integers(NUM_ITEMS), rng.integers(3, 12)
-        interactions[str(user)] = [
-            (int(start + place) % NUM_ITEMS, int(place)) for place in range(length)
-        ]
-    catalogue = [CatalogueItem(str(row), str(row)) for row in range(NUM_ITEMS)]
-    return build_dataset("ring", catalogue, interactions)
-
-
 @pytest.fixture
 def dataset_path(tmp_path: Path) -> Path:
-    build().save(tmp_path / "ring")
+    ring_dataset(12).save(tmp_path / "ring")
     return tmp_path / "ring"
 
 
@@ -123,13 +104,13 @@ def test_state_of_other_settings_is_refused_until_restarted(
 
 def test_state_of_another_dataset_is_refused(dataset_path: Path, tmp_path: Path) -> None:
     run(dataset_path, tmp_path / "out", "--epochs=1")
-    build(num_users=5).save(dataset_path)
+    ring_dataset(5).save(dataset_path)
     with pytest.raises(CheckpointError, match="dataset_sha256"):
         run(dataset_path, tmp_path / "out", "--epochs=1")
 
 
 def test_training_learns_the_next_item(tmp_path: Path) -> None:
-    dataset = build(num_users=60)
+    dataset = ring_dataset(60)
     dataset.save(tmp_path / "ring")
     run(tmp_path / "ring", tmp_path / "out", "--epochs=25", "--learning-rate=0.01", "--dropout=0")
     model, description = load_sasrec(tmp_path / "out")
@@ -161,14 +142,14 @@ def test_patience_ends_the_training_and_the_best_weights_outlive_a_resumption(
 def test_every_epoch_draws_anew() -> None:
     losses = set()
     for epoch in range(3):
-        trainer = Trainer(build(), Settings(dropout=0))
+        trainer = Trainer(ring_dataset(12), Settings(dropout=0))
         trainer.epoch = epoch
         losses.add(trainer._run_epoch())
     assert len(losses) == 3
 
 
 def test_held_out_items_are_neither_spared_as_negatives_nor_trained_on() -> None:
-    dataset = build()
+    dataset = ring_dataset(12)
     trainer = Trainer(dataset, Settings())
     drawn = trainer._draw_negatives(np.random.default_rng(0)) - 1
     trained = [user for user in range(dataset.num_users) if len(dataset.training_part(user)[0]) > 1]
