@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from engine.backends.tensorrt.rebuild import rebuild_plan
 from engine.check import check_bundle
 from engine.client import recommend
 from engine.config import Config, load_config
@@ -25,7 +26,12 @@ _TIMESTAMP = re.compile(r"\d+", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 SERVE_EXAMPLE = "example: python -m engine serve bundle --config server.toml --listen 0.0.0.0:50051"
-CHECK_EXAMPLE = "example: python -m engine check bundle"
+CHECK_EXAMPLE = """\
+A plan serves the library version and the GPUs that it was compiled for. --rebuild compiles the
+graph of a TensorRT bundle anew, with the library that is installed.
+
+example: python -m engine check bundle
+example: python -m engine check bundle --rebuild --target 8.9"""
 RECOMMEND_EXAMPLE = """\
 An item is ID, ID@TIMESTAMP_MS or ID@YYYY-MM-DD (midnight UTC). What follows the last @ counts as
 the time only if it is one: `me@home` is an id. An id that itself ends so needs a time of its own.
@@ -68,6 +74,15 @@ def make_parser() -> argparse.ArgumentParser:
 
     checking = add("check", "verify a bundle", CHECK_EXAMPLE)
     checking.add_argument("bundle", type=Path, metavar="BUNDLE")
+    checking.add_argument("--rebuild", action="store_true", help="compile the TensorRT plan anew")
+    checking.add_argument(
+        "--target",
+        dest="targets",
+        action="append",
+        default=[],
+        metavar="CAPABILITY",
+        help="with --rebuild: compute capability to compile for, repeatable; default: as before",
+    )
     checking.set_defaults(run=run_check)
 
     asking = add("recommend", "ask a running server", RECOMMEND_EXAMPLE)
@@ -140,7 +155,15 @@ def make_config(path: Path | None, listen: str | None) -> Config:
 
 
 def run_check(options: argparse.Namespace) -> None:
-    _write(check_bundle(options.bundle))
+    if options.rebuild or options.targets:
+        plan = rebuild_plan(options.bundle, options.targets, report_step)
+        _write([f"plan       {plan.file}, by {plan.library} {plan.library_version}"])
+    else:
+        _write(check_bundle(options.bundle))
+
+
+def report_step(phase: str, num_done: int, num_steps: int) -> None:
+    sys.stderr.write(f"TensorRT: {phase}, {num_done} of {num_steps} steps\n")
 
 
 def run_recommend(options: argparse.Namespace) -> None:

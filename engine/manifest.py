@@ -1,6 +1,7 @@
 """What a bundle says about itself, and the check that its files are the ones it names."""
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,11 +11,14 @@ import msgspec
 from engine.errors import BundleError
 from llmsrec.prompt import TEMPLATE_VERSION
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST_FILE = "manifest.json"
+GRAPH_FILE = "encoder.onnx"
+WEIGHTS_FILE = "encoder.onnx.data"
 
-Backend = Literal["onnxruntime"]
-Precision = Literal["fp32"]
+Backend = Literal["onnxruntime", "tensorrt"]
+Precision = Literal["fp32", "fp16", "bf16"]
+LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 """A file beside the manifest, never one elsewhere."""
 
@@ -24,6 +28,30 @@ _DAMAGED = (msgspec.DecodeError, UnicodeDecodeError)
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sha256: str
     num_bytes: int
+
+
+class Bucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A size up to which a plan is compiled: one optimization profile."""
+
+    max_batch_size: Annotated[int, msgspec.Meta(ge=1)]
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
+    """Of the longest prompt."""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A compiled encoder: from which graph, by what, for which GPUs and sizes."""
+
+    graph_sha256: str
+    library: LibraryName
+    library_version: str
+    compute_capabilities: list[str]
+    """Such as 8.9; without one, the GPUs that the library compiles for of itself."""
+    buckets: list[Bucket]
+
+    @property
+    def file(self) -> str:
+        key = hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        return f"encoder-{key[:12]}.plan"
 
 
 class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -53,6 +81,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     max_prompt_tokens: int
     built_with: dict[str, str]
     parity: ParityReport
+    parity_runtime: Literal["onnxruntime", "pytorch"]
+    """What ran the encoder graph when it was compared."""
+    plan: Plan | None = None
+    """Only of the backend tensorrt."""
     files: dict[FileName, FileEntry]
     digest: str = ""
     """SHA-256 of the manifest without its digest, see `seal`."""
@@ -116,6 +148,12 @@ def verify_files(bundle: Path, manifest: Manifest) -> None:
         ):
             if problem is not None:
                 raise BundleError(f"{problem}; copy or build the bundle again")
+
+
+def graph_digest(files: Mapping[str, FileEntry]) -> str:
+    """Give the SHA-256 of the encoder graph and its weights, of which a plan is compiled."""
+    digests = [files[name].sha256 for name in (GRAPH_FILE, WEIGHTS_FILE)]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def describe_file(path: Path) -> FileEntry:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends import Encoder
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
+from engine.backends.choice import open_encoder
 from engine.bundle import Bundle, open_bundle
 from engine.config import Config
 from engine.errors import EncodingFailed, InvalidRequest
@@ -52,10 +52,11 @@ class Recommender:
 
         Raises:
             BundleError: the bundle is damaged or cannot be served here.
+            PlanError: its TensorRT plan cannot be run here.
         """
         config = config or Config()
         opened = open_bundle(Path(bundle))
-        encoder = OnnxRuntimeEncoder(opened.path, opened.item_table, config.encoder)
+        encoder = open_encoder(opened, config.encoder)
         encoder.warm_up()
         return cls(opened, encoder, config)
 

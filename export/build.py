@@ -1,8 +1,10 @@
 """Turns a checkpoint into a bundle: export, vectors, fragments, parity, manifest.
 
 Everything is written into a folder beside the output, which is renamed once all of it is there.
+The item vectors are those of PyTorch in fp32, whatever the precision of the encoder.
 """
 
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from safetensors.numpy import save
 
 from engine.backends import Encoder, Tower
@@ -22,8 +25,10 @@ from engine.config import BatcherConfig, EncoderConfig
 from engine.fragments import Fragments
 from engine.manifest import (
     MANIFEST_FILE,
+    Backend,
     Manifest,
     ParityReport,
+    Plan,
     Precision,
     describe_file,
     seal,
@@ -36,6 +41,8 @@ from export.encoder_graph import EncoderGraph
 from export.errors import BuildError
 from export.fragments import build_fragments
 from export.onnx_export import export_onnx
+from export.plan import PlanSettings, add_plan, require_plan_can_be_made
+from export.torch_encoder import TorchEncoder
 from llmsrec.catalogue import write_catalogue
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.encoding import encode_items, encode_users
@@ -45,21 +52,51 @@ from llmsrec.prompt import MAX_PROMPT_TOKENS
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 NUM_PROBES = 8
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 
 
+PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
+    "onnxruntime": ("fp32",),
+    "tensorrt": ("fp16", "bf16"),
+}
+"""What each backend runs; its default first."""
+
+
+DEFAULT_PLAN = PlanSettings()
+
+
 @dataclass(frozen=True)
-class Vectors:
-    users: NDArray[np.float32]  # [U, D]
-    items: NDArray[np.float32]  # [N, D]
+class Settings:
+    backend: Backend = "onnxruntime"
+    precision: Precision = "fp32"
+    plan: PlanSettings = DEFAULT_PLAN
 
 
-def build(checkpoint: Checkpoint, output: Path, precision: Precision, bars: Progress) -> Manifest:
+@dataclass(frozen=True)
+class Compared:
+    """What stands in a bundle once its graph has been compared with PyTorch."""
+
+    fragments: Fragments
+    prompt_lengths: Sequence[int]
+    user_vectors: NDArray[np.float32]  # [U, D], of the graph
+    item_vectors: NDArray[np.float32]  # [N, D], of PyTorch in fp32
+    report: ParityReport
+
+
+def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progress) -> Manifest:
     """Build and check a bundle at `output`, replacing an older one there.
 
     Raises:
-        BuildError: the result is below the quality bars, or `output` is something else.
+        BuildError: the result is below the quality bars, `output` is something else, or the
+            backend does not run the precision.
+        PlanError: TensorRT is asked for and missing, or refuses the graph.
     """
+    if settings.precision not in PRECISIONS[settings.backend]:
+        raise BuildError(
+            f"{settings.backend} takes --precision {' or '.join(PRECISIONS[settings.backend])},"
+            f" not {settings.precision}"
+        )
     if output.exists() and not (output / MANIFEST_FILE).is_file():
         raise BuildError(f"{output} exists and is no bundle; remove it or name another --output")
     if not checkpoint.histories:
@@ -67,56 +104,64 @@ def build(checkpoint: Checkpoint, output: Path, precision: Precision, bars: Prog
             "the checkpoint holds no histories to compare the engine with PyTorch on; copy or"
             " import it again, with its histories"
         )
+    if settings.backend == "tensorrt":
+        require_plan_can_be_made(settings.plan)
     with replaced_whole(output) as aside:
-        return _build_into(aside, checkpoint, precision, bars)
+        steps = bars.add_task("loading the LLM", total=6)
+        compared = _export(aside, checkpoint, settings.precision, bars, steps)
+        plan = None
+        if settings.backend == "tensorrt":
+            bars.update(steps, description="compiling with TensorRT")
+            plan = add_plan(aside, output, settings.plan, compared.prompt_lengths, bars)
+        bars.update(steps, advance=1, description="writing the bundle")
+        _write_items(aside, checkpoint, compared)
+        return _write_manifest(aside, checkpoint, settings, compared.report, plan)
 
 
-def _build_into(
-    folder: Path, checkpoint: Checkpoint, precision: Precision, bars: Progress
-) -> Manifest:
-    steps = bars.add_task("loading the LLM", total=5)
+def _export(
+    folder: Path, checkpoint: Checkpoint, precision: Precision, bars: Progress, steps: TaskID
+) -> Compared:
+    """Write graph, weights and tokenizer, and require parity; the model is let go of after it."""
     model, tokenizer = checkpoint.load_model()
-    bars.update(steps, advance=1, description="exporting to ONNX")
-    export_onnx(EncoderGraph(model), folder)
+    (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     bars.update(steps, advance=1, description="tokenising titles")
     prompts = PromptTokenizer(tokenizer)
     writer = PromptWriter(prompts, checkpoint.titles)
     fragments = build_fragments(prompts, checkpoint.titles, bars)
-    bars.update(steps, advance=1, description="encoding with the engine")
-    table = checkpoint.item_table.numpy()
-    with closing(OnnxRuntimeEncoder(folder, table, EncoderConfig())) as encoder:
-        vectors = _encode(encoder, writer, fragments, checkpoint, bars)
     bars.update(steps, advance=1, description="encoding with PyTorch")
-    expected = Vectors(
-        encode_users(model, writer, checkpoint.histories, bars),
-        encode_items(model, writer, len(table), bars),
-    )
-    report = parity.compare(vectors.users, vectors.items, expected.users, expected.items)
+    expected_users = encode_users(model, writer, checkpoint.histories, bars)
+    expected_items = encode_items(model, writer, len(checkpoint.catalogue), bars)
+    bars.update(steps, advance=1, description="exporting to ONNX")
+    graph = EncoderGraph(model, DTYPES[precision])
+    export_onnx(graph, folder)
+    bars.update(steps, advance=1, description="encoding with the engine")
+    user_prompts = [render(fragments, rows, times)[0] for rows, times in checkpoint.histories]
+    item_prompts = [Prompt(*writer.item(row)) for row in range(len(checkpoint.catalogue))]
+    with closing(_make_encoder(folder, graph, checkpoint.item_table.numpy())) as encoder:
+        users = _encode_all(encoder, user_prompts, "user_vector", bars)
+        items = _encode_all(encoder, item_prompts, "item_vector", bars)
+    report = parity.compare(users, items, expected_users, expected_items)
     parity.require(report, precision)
-    bars.update(steps, advance=1, description="writing the bundle")
-    items = {"item_table": table, "item_vectors": vectors.items}
+    bars.advance(steps)
+    lengths = [len(prompt) for prompt in user_prompts]
+    return Compared(fragments, lengths, users, expected_items, report)
+
+
+def _write_items(folder: Path, checkpoint: Checkpoint, compared: Compared) -> None:
+    table = checkpoint.item_table.numpy()
+    items = {"item_table": table, "item_vectors": compared.item_vectors}
     (folder / ITEMS_FILE).write_bytes(save(items))
-    (folder / FRAGMENTS_FILE).write_bytes(save(fragments.to_arrays()))
-    probes = _probes(checkpoint, vectors.users)
+    (folder / FRAGMENTS_FILE).write_bytes(save(compared.fragments.to_arrays()))
+    probes = _probes(checkpoint, compared.user_vectors)
     (folder / PROBES_FILE).write_bytes(msgspec.json.encode(probes))
     write_catalogue(folder / CATALOGUE_FILE, checkpoint.catalogue)
-    (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
-    return _write_manifest(folder, checkpoint, precision, report)
 
 
-def _encode(
-    encoder: Encoder,
-    writer: PromptWriter,
-    fragments: Fragments,
-    checkpoint: Checkpoint,
-    bars: Progress,
-) -> Vectors:
-    users = [render(fragments, rows, times)[0] for rows, times in checkpoint.histories]
-    items = [Prompt(*writer.item(row)) for row in range(len(checkpoint.catalogue))]
-    return Vectors(
-        _encode_all(encoder, users, "user_vector", bars),
-        _encode_all(encoder, items, "item_vector", bars),
-    )
+def _make_encoder(folder: Path, graph: EncoderGraph, item_table: NDArray[np.float32]) -> Encoder:
+    """Give what can run the graph on any machine: ONNX Runtime's CPU has no bf16."""
+    if graph.dtype == torch.bfloat16:
+        return TorchEncoder(graph)
+    return OnnxRuntimeEncoder(folder, item_table, EncoderConfig())
 
 
 def _encode_all(
@@ -144,19 +189,25 @@ def _probes(checkpoint: Checkpoint, user_vectors: NDArray[np.float32]) -> list[P
 
 
 def _write_manifest(
-    folder: Path, checkpoint: Checkpoint, precision: Precision, report: ParityReport
+    folder: Path,
+    checkpoint: Checkpoint,
+    settings: Settings,
+    report: ParityReport,
+    plan: Plan | None,
 ) -> Manifest:
     catalogue_files = (folder / CATALOGUE_FILE, folder / ITEMS_FILE)
     unsealed = Manifest(
         model_version=f"{checkpoint.config.model_version}-{checkpoint.digest()[:8]}",
         catalogue_version="-".join(describe_file(file).sha256[:6] for file in catalogue_files),
-        backend="onnxruntime",
-        precision=precision,
+        backend=settings.backend,
+        precision=settings.precision,
         num_items=len(checkpoint.catalogue),
         vector_dim=VECTOR_DIM,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
         built_with={name: version(name) for name in _PACKAGES},
         parity=report,
+        parity_runtime="pytorch" if settings.precision == "bf16" else "onnxruntime",
+        plan=plan,
         files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
     )
     manifest = seal(unsealed)

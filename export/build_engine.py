@@ -1,21 +1,25 @@
 """Builds a servable bundle from a checkpoint.
 
 python export/build_engine.py --checkpoint CHECKPOINT --output BUNDLE
+python export/build_engine.py --checkpoint CHECKPOINT --output BUNDLE --backend tensorrt
 """
 
 import argparse
+import re
 import sys
 import time
 from pathlib import Path
 from typing import get_args
 
 from engine.errors import EngineError
-from engine.manifest import Backend, Manifest, Precision
-from export.build import build
+from engine.manifest import Backend, Bucket, LibraryName, Manifest, Precision
+from export.build import PRECISIONS, Settings, build
 from export.errors import BuildError
+from export.plan import PlanSettings
 from llmsrec import checkpoint
 from llmsrec.errors import LLMSRecError
 from llmsrec.progress import progress_bars
+from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 
 def main() -> int:
@@ -24,7 +28,7 @@ def main() -> int:
     try:
         loaded = checkpoint.load(arguments.checkpoint)
         with progress_bars() as bars:
-            manifest = build(loaded, arguments.output, arguments.precision, bars)
+            manifest = build(loaded, arguments.output, _make_settings(arguments), bars)
     except (BuildError, EngineError, LLMSRecError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -50,16 +54,61 @@ def _make_parser() -> argparse.ArgumentParser:
         "--backend", choices=get_args(Backend), default="onnxruntime", help="what runs the encoder"
     )
     parser.add_argument(
-        "--precision", choices=get_args(Precision), default="fp32", help="of the encoder's weights"
+        "--precision",
+        choices=get_args(Precision),
+        help="of the encoder's weights; default: fp32 for onnxruntime, fp16 for tensorrt",
+    )
+    tensorrt = parser.add_argument_group("of the backend tensorrt, which compiles a plan")
+    tensorrt.add_argument(
+        "--library", choices=get_args(LibraryName), help="default: the one that is installed"
+    )
+    tensorrt.add_argument(
+        "--target",
+        dest="targets",
+        action="append",
+        default=[],
+        metavar="CAPABILITY",
+        help="compute capability to compile for, such as 8.9; repeatable, TensorRT-RTX only;"
+        " default: what the library compiles for of itself",
+    )
+    tensorrt.add_argument(
+        "--profile",
+        dest="buckets",
+        action="append",
+        default=[],
+        type=parse_bucket,
+        metavar="USERSxTOKENS",
+        help="largest micro-batch to compile for, such as 32x384; repeatable; default: measured"
+        " on the checkpoint's histories",
     )
     return parser
+
+
+def parse_bucket(text: str) -> Bucket:
+    """Read `USERSxTOKENS`."""
+    match = re.fullmatch(r"(\d+)x(\d+)", text, re.ASCII)
+    sizes = [int(size) for size in match.groups()] if match else [0, 0]
+    if min(sizes) < 1 or sizes[1] > MAX_PROMPT_TOKENS:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not USERSxTOKENS with 1 to {MAX_PROMPT_TOKENS} tokens, such as 32x384"
+        )
+    return Bucket(*sizes)
+
+
+def _make_settings(arguments: argparse.Namespace) -> Settings:
+    plan = PlanSettings(arguments.library, arguments.targets, arguments.buckets)
+    precision = arguments.precision or PRECISIONS[arguments.backend][0]
+    if arguments.backend != "tensorrt" and plan != PlanSettings(None, [], []):
+        raise BuildError("--library, --target and --profile need --backend tensorrt")
+    return Settings(arguments.backend, precision, plan)
 
 
 def _describe(output: Path, manifest: Manifest, seconds: float) -> str:
     parity = manifest.parity
     return (
         f"{output}: {manifest.num_items} items, built in {seconds:.0f} s\n"
-        f"parity with PyTorch fp32 on {parity.num_histories} histories:"
+        f"parity of the graph on {manifest.parity_runtime} with PyTorch fp32,"
+        f" on {parity.num_histories} histories:"
         f" cosine min {parity.cosine_min:.7f}, p1 {parity.cosine_p1:.7f},"
         f" mean {parity.cosine_mean:.7f};"
         f" norm ratio {parity.norm_ratio_min:.6f} to {parity.norm_ratio_max:.6f};"

@@ -29,14 +29,18 @@ Untyped = Any
 
 
 class EncoderGraph(nn.Module):
-    """LLM-SRec with the item table as an input; weights are shared with `model`."""
+    """LLM-SRec with the item table as an input; weights are shared with `model`.
+
+    The LLM of `model` is cast to `dtype`; norms, residual stream, projector and heads stay fp32.
+    """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, model: LLMSRec) -> None:
+    def __init__(self, model: LLMSRec, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.model = model
+        self.dtype = dtype
         self.config: Untyped = model.llm.config
         _check_positions(self.config)
         self.num_heads = (self.config.num_attention_heads, self.config.num_key_value_heads)
@@ -44,8 +48,10 @@ class EncoderGraph(nn.Module):
         rotary = cast("Untyped", model.llm.rotary_emb)
         cos, sin = rotary(torch.zeros(1), positions)  # [1, T, D], both halves equal
         half = cos.shape[-1] // 2
-        self.register_buffer("cos", cos[0, :, :half].contiguous())  # [T, D / 2]
-        self.register_buffer("sin", sin[0, :, :half].contiguous())  # [T, D / 2]
+        self.register_buffer("cos", cos[0, :, :half].to(dtype).contiguous())  # [T, D / 2]
+        self.register_buffer("sin", sin[0, :, :half].to(dtype).contiguous())  # [T, D / 2]
+        for weight in model.llm.parameters():
+            weight.data = weight.data.to(dtype)
 
     def forward(
         self, input_ids: Tensor, slot_ids: Tensor, readout_position: Tensor, item_table: Tensor
@@ -53,7 +59,7 @@ class EncoderGraph(nn.Module):
         """Give user and item vectors, both `[B, 128]`, of prompts padded on the right."""
         llm = cast("Untyped", self.model.llm)
         *layers, last = llm.layers
-        hidden = self.model.embed(input_ids, slot_ids, item_table)  # [B, T, d]
+        hidden = self.model.embed(input_ids, slot_ids, item_table).float()  # [B, T, d]
         positions = torch.arange(input_ids.shape[1]).unsqueeze(0).expand_as(input_ids)  # [B, T]
         for layer in layers:
             normed = _norm(layer.input_layernorm, hidden)
@@ -61,7 +67,7 @@ class EncoderGraph(nn.Module):
             key, value = self._key_value(layer.self_attn, normed, positions)
             hidden = _finish(layer, hidden, attend_causally(query, key, value, self.num_heads))
         readout = self._read(last, hidden, positions, readout_position)
-        row = _norm(llm.norm, readout)[:, 0]  # [B, d]
+        row = _norm_exactly(llm.norm, readout)[:, 0]  # [B, d]
         return self.model.heads.pred_user(row), self.model.heads.pred_item(row)
 
     def _read(self, layer: Untyped, hidden: Tensor, positions: Tensor, readout: Tensor) -> Tensor:
@@ -107,7 +113,12 @@ def _check_positions(config: Untyped) -> None:
 
 
 def _norm(norm: Untyped, x: Tensor) -> Tensor:
-    return rms_norm(x, norm.weight, norm.variance_epsilon)
+    return _norm_exactly(norm, x).to(norm.weight.dtype)
+
+
+def _norm_exactly(norm: Untyped, x: Tensor) -> Tensor:
+    """Normalise in fp32, whatever the precision around: a variance in fp16 ruins the vectors."""
+    return rms_norm(x.float(), norm.weight.float(), norm.variance_epsilon)
 
 
 def _norm_heads(norm: Untyped, x: Tensor) -> Tensor:

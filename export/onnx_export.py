@@ -10,13 +10,11 @@ from optimum.exporters.onnx import OnnxConfig
 from optimum.exporters.onnx.convert import export_pytorch
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 
+from engine.manifest import GRAPH_FILE, WEIGHTS_FILE
 from export.encoder_graph import INPUTS, OUTPUTS, EncoderGraph
 from export.fused_ops import TRACED_OPSET, promote
 from llmsrec.model import COLLABORATIVE_DIM
 from llmsrec.prompt import USER_READOUT_SLOT
-
-GRAPH_FILE = "encoder.onnx"
-WEIGHTS_FILE = "encoder.onnx.data"
 
 
 class PromptInputs(DummyInputGenerator):  # type: ignore[misc]

@@ -21,7 +21,11 @@ class Bars:
     min_overlap: float
 
 
-BARS: dict[Precision, Bars] = {"fp32": Bars(min_cosine=0.99999, min_overlap=1.0)}
+BARS: dict[Precision, Bars] = {
+    "fp32": Bars(min_cosine=0.99999, min_overlap=1.0),
+    "fp16": Bars(min_cosine=0.999, min_overlap=0.98),
+    "bf16": Bars(min_cosine=0.999, min_overlap=0.98),
+}
 
 
 @np.errstate(divide="ignore", invalid="ignore")
@@ -30,11 +34,12 @@ def compare(
 ) -> ParityReport:
     """Compare `users [U, D]` and `items [N, D]` with PyTorch's.
 
-    A vector that is not finite or has no length gives NaN, which no bar lets pass.
+    Rankings are those of `users` over PyTorch's item vectors, which are what a bundle holds. A
+    vector that is not finite or has no length gives NaN, which no bar lets pass.
     """
     cosines = _cosines(users, expected_users)  # [U]
     norms = np.linalg.norm(users, axis=1) / np.linalg.norm(expected_users, axis=1)  # [U]
-    scores, expected_scores = users @ items.T, expected_users @ expected_items.T  # [U, N]
+    scores, expected_scores = users @ expected_items.T, expected_users @ expected_items.T  # [U, N]
     overlaps, top_1 = _overlaps(scores, expected_scores, K), _overlaps(scores, expected_scores, 1)
     return ParityReport(
         num_histories=len(users),

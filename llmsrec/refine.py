@@ -39,12 +39,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Of each user's newest interactions, to read out."""
     precision: str = "bf16"
     """Of the frozen LLM; the heads train in fp32."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     batch_size: int = 256
     candidates: int = 4096
     """Items that a step ranks, its targets apart; a smaller catalogue is ranked whole."""
-    epochs: int = 30
-    patience: int = 5
+    epochs: int = 60
+    patience: int = 8
     """Epochs without a gain in validation HR@10 before the training stops."""
     seed: int = 0
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from engine import Interaction, Recommender
-from export.build import build
+from export.build import Settings, build
 from llmsrec import checkpoint, llm
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.import_reference import to_checkpoint
@@ -67,7 +67,7 @@ def reference_bundle(
 ) -> Path:
     """A real bundle over 400 items; tests that change it copy it first."""
     bundle = tmp_path_factory.mktemp("built") / "bundle"
-    build(reference_checkpoint, bundle, "fp32", Progress(disable=True))
+    build(reference_checkpoint, bundle, Settings(), Progress(disable=True))
     return bundle
 
 

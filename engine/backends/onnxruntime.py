@@ -8,12 +8,13 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from engine.backends import Tower
+from engine.backends.packing import pack
 from engine.config import EncoderConfig
 from engine.errors import BundleError
+from engine.manifest import GRAPH_FILE
 from engine.request import Prompt
 from llmsrec.prompt import USER_READOUT_SLOT
 
-GRAPH_FILE = "encoder.onnx"
 _WARM_UP_TOKENS = 64
 
 
@@ -35,18 +36,7 @@ class OnnxRuntimeEncoder:
         self._item_table = item_table
 
     def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        lengths = np.array([len(prompt) for prompt in prompts], np.int64)  # [B]
-        input_ids = np.zeros((len(prompts), lengths.max()), np.int64)  # [B, T]
-        slot_ids = np.zeros_like(input_ids)  # [B, T]
-        for row, prompt in enumerate(prompts):
-            input_ids[row, : len(prompt)] = prompt.token_ids
-            slot_ids[row, : len(prompt)] = prompt.slot_ids
-        feed = {
-            "input_ids": input_ids,
-            "slot_ids": slot_ids,
-            "readout_position": lengths - 1,
-            "item_table": self._item_table,
-        }
+        feed = {**pack(prompts)._asdict(), "item_table": self._item_table}
         vectors: NDArray[np.float32] = self._session.run([tower], feed)[0]
         return vectors
 

@@ -26,9 +26,10 @@ from transformers import (
 
 from engine.backends.onnxruntime import OnnxRuntimeEncoder
 from engine.config import EncoderConfig
+from engine.manifest import GRAPH_FILE
 from engine.request import Prompt
 from export.encoder_graph import EncoderGraph
-from export.onnx_export import GRAPH_FILE, export_onnx
+from export.onnx_export import export_onnx
 from llmsrec import llm, prompt
 from llmsrec.errors import CheckpointError
 from llmsrec.model import COLLABORATIVE_DIM, Heads, LLMSRec

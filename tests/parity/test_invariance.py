@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from engine import Interaction, Recommendation, Recommender, RecommendRequest
-from engine.backends.onnxruntime import GRAPH_FILE, OnnxRuntimeEncoder
+from engine.backends.onnxruntime import OnnxRuntimeEncoder
 from engine.bundle import Bundle, open_bundle
 from engine.config import BatcherConfig, Config, EncoderConfig
+from engine.manifest import GRAPH_FILE
 from engine.prompt_tokens import render
 from engine.request import Query
 from export.fragments import build_fragments

@@ -137,12 +137,12 @@ def test_a_truncated_file_is_named_with_both_sizes(bundle: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("key", "message"),
     [
-        ("schema_version", "schema version 2, this release serves 1; build the bundle with this"),
-        ("template_version", "prompt template 2, this release writes 1; build the bundle with"),
+        ("schema_version", "schema version 9, this release serves 2; build the bundle with this"),
+        ("template_version", "prompt template 9, this release writes 1; build the bundle with"),
     ],
 )
 def test_a_bundle_of_a_newer_release_is_refused(bundle: Path, key: str, message: str) -> None:
-    rewrite(bundle, lambda content: content.update({key: 2}))
+    rewrite(bundle, lambda content: content.update({key: 9}))
     assert refusal(bundle).startswith(f"{bundle / MANIFEST_FILE}: {message}")
 
 

@@ -32,7 +32,12 @@ def items_of(scores: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def compare_scores(scores: NDArray[np.float64], expected: NDArray[np.float64]) -> ParityReport:
-    return compare(USERS, items_of(scores), USERS, items_of(expected))
+    """Compare two users who score each item, a unit vector, as their own values say."""
+    users, expected_users = (
+        np.stack([each, 2 * each]).astype(np.float32) for each in (scores, expected)
+    )
+    items = np.eye(len(scores), dtype=np.float32)
+    return compare(users, items, expected_users, items)
 
 
 def swapped(scores: NDArray[np.float64], first: int, second: int) -> NDArray[np.float64]:

@@ -1,0 +1,100 @@
+"""Compiles an encoder graph into a plan, for the GPUs and sizes that are asked for."""
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from engine.backends.tensorrt.cuda import Gpu
+from engine.backends.tensorrt.library import Library, Untyped, make_logger
+from engine.errors import PlanError
+from engine.manifest import Bucket, Plan
+
+MAX_ITEMS = (2**31 - 1) // 64
+"""Rows of an item table that TensorRT can index; a plan leaves their number open."""
+
+Report = Callable[[str, int, int], None]
+"""Takes a phase of the compilation, its steps done and its steps in all; from any thread."""
+
+
+def find_targets(library: Library, targets: Sequence[str]) -> list[str]:
+    """Give the compute capabilities that a plan is for: those asked for, or this GPU's.
+
+    Raises:
+        PlanError: the library does not know one, or compiles only for a GPU that is not there.
+    """
+    library.check_targets(targets)
+    if library.targets:
+        return list(targets)
+    with closing(Gpu()) as gpu:
+        return [gpu.compute_capability]
+
+
+def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> bytes:
+    """Compile what `plan` describes, in the precisions that the graph states.
+
+    Raises:
+        PlanError: the library refuses the graph, or needs a GPU and finds none.
+    """
+    logger = make_logger(library)
+    builder = _require(library.module.Builder(logger), logger, "start")
+    network = builder.create_network(library.network_flags)
+    parser = library.module.OnnxParser(network, logger)
+    _require(parser.parse_from_file(str(graph)), logger, f"read {graph.name}")
+    config = builder.create_builder_config()
+    config.progress_monitor = _make_monitor(library, report)
+    _set_targets(library, config, plan.compute_capabilities)
+    for bucket in plan.buckets:
+        config.add_optimization_profile(_make_profile(builder, bucket))
+    built = builder.build_serialized_network(network, config)
+    return bytes(_require(built, logger, "compile the graph"))
+
+
+def _require(made: Untyped, logger: Untyped, purpose: str) -> Untyped:
+    if made:
+        return made
+    problems = "; ".join(logger.errors) or "without saying why"
+    raise PlanError(
+        f"TensorRT could not {purpose}: {problems}; TensorRT (not TensorRT-RTX) compiles only where"
+        " there is a GPU"
+    )
+
+
+def _set_targets(library: Library, config: Untyped, targets: Sequence[str]) -> None:
+    if library.targets and targets:
+        config.num_compute_capabilities = len(targets)
+        for index, target in enumerate(targets):
+            config.set_compute_capability(library.targets[target], index)
+
+
+def _make_profile(builder: Untyped, bucket: Bucket) -> Untyped:
+    profile = builder.create_optimization_profile()
+    batch, tokens = bucket.max_batch_size, bucket.max_tokens
+    for name in ("input_ids", "slot_ids"):
+        profile.set_shape(name, (1, 1), (batch, tokens), (batch, tokens))
+    profile.set_shape("readout_position", (1,), (batch,), (batch,))
+    profile.set_shape("item_table", (1, 64), (100_000, 64), (MAX_ITEMS, 64))
+    return profile
+
+
+def _make_monitor(library: Library, report: Report) -> Untyped:
+    class Monitor(library.module.IProgressMonitor):  # type: ignore[misc,name-defined]
+        """Tells of the outermost phase; those within it come by the hundred."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, num_steps: int) -> None:
+            if parent is None:
+                self.num_steps[phase] = num_steps
+                report(phase, 0, num_steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            if phase in self.num_steps:
+                report(phase, step + 1, self.num_steps[phase])
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            pass
+
+    return Monitor()

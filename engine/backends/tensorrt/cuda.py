@@ -1,0 +1,103 @@
+"""The CUDA calls that running a plan takes: one GPU, one stream, buffers allocated once."""
+
+import ctypes
+import importlib
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from engine.backends.tensorrt.library import Untyped
+from engine.errors import PlanError
+
+
+class Gpu:
+    """The first GPU that the process sees; its memory is given back by `close`."""
+
+    def __init__(self) -> None:
+        try:
+            self._cuda = importlib.import_module("cuda.bindings.runtime")
+        except ImportError as error:
+            raise PlanError(
+                f"cuda-bindings does not load ({error}); pip install 'llmsrec-engine[tensorrt-rtx]'"
+            ) from error
+        self._resources = ExitStack()
+        status, count = self._cuda.cudaGetDeviceCount()
+        if status != self._cuda.cudaError_t.cudaSuccess or count == 0:
+            _, driver = self._cuda.cudaDriverGetVersion()
+            _, needed = self._cuda.getLocalRuntimeVersion()
+            found = (
+                f"the driver supports CUDA {_version(driver)}" if driver else "there is no driver"
+            )
+            raise PlanError(
+                f"no GPU can be used ({status.name}): {found}, CUDA {_version(needed)} is needed;"
+                " serve on a machine with a GPU and a current driver, or build the bundle with"
+                " --backend onnxruntime"
+            )
+        self.stream: int = int(self._call("cudaStreamCreate"))
+        self._resources.callback(self._call, "cudaStreamDestroy", self.stream)
+
+    @property
+    def compute_capability(self) -> str:
+        kinds = self._cuda.cudaDeviceAttr
+        parts = (kinds.cudaDevAttrComputeCapabilityMajor, kinds.cudaDevAttrComputeCapabilityMinor)
+        return ".".join(str(self._call("cudaDeviceGetAttribute", part, 0)) for part in parts)
+
+    @property
+    def free_bytes(self) -> int:
+        return int(self._call("cudaMemGetInfo")[0])
+
+    def allocate(self, num_bytes: int) -> int:
+        """Give the address of new device memory.
+
+        Raises:
+            PlanError: less than that is free.
+        """
+        if num_bytes > self.free_bytes:
+            raise PlanError(
+                f"the GPU has {self.free_bytes / 1e6:.0f} MB free, {num_bytes / 1e6:.0f} MB more"
+                " are needed; stop what else uses it, or build with a smaller --profile"
+            )
+        address = int(self._call("cudaMalloc", num_bytes))
+        self._resources.callback(self._call, "cudaFree", address)
+        return address
+
+    def allocate_pinned(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+        """Give an array in host memory that the GPU copies from and to by itself."""
+        num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        flags = self._cuda.cudaHostAllocDefault
+        address = int(self._call("cudaHostAlloc", num_bytes, flags))
+        self._resources.callback(self._call, "cudaFreeHost", address)
+        memory: Untyped = (ctypes.c_byte * num_bytes).from_address(address)
+        return np.frombuffer(memory, dtype).reshape(shape)
+
+    def upload(self, address: int, array: NDArray[Any]) -> None:
+        """Copy a contiguous array to the device, in the stream's order."""
+        self._copy(address, array.ctypes.data, array.nbytes, "cudaMemcpyHostToDevice")
+
+    def download(self, array: NDArray[Any], address: int) -> None:
+        """Fill a contiguous array from the device, in the stream's order."""
+        self._copy(array.ctypes.data, address, array.nbytes, "cudaMemcpyDeviceToHost")
+
+    def synchronize(self) -> None:
+        """Wait for all that was asked of the stream."""
+        self._call("cudaStreamSynchronize", self.stream)
+
+    def close(self) -> None:
+        self._resources.close()
+
+    def _copy(self, target: int, source: int, num_bytes: int, kind: str) -> None:
+        direction = getattr(self._cuda.cudaMemcpyKind, kind)
+        self._call("cudaMemcpyAsync", target, source, num_bytes, direction, self.stream)
+
+    def _call(self, name: str, *arguments: object) -> Untyped:
+        status, *results = getattr(self._cuda, name)(*arguments)
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            raise PlanError(f"{name} failed with {status.name}; see the driver's log (dmesg)")
+        return results[0] if len(results) == 1 else results
+
+
+def _version(number: int) -> str:
+    """Write CUDA's number of a version, 13010, as 13.1."""
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,104 @@
+"""TensorRT or TensorRT-RTX: nearly one Python API, and in this file all that differs."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from engine.errors import PlanError
+from engine.manifest import LibraryName
+
+REMEDY = (
+    "install tensorrt_rtx (pip install 'llmsrec-engine[tensorrt-rtx]'; GeForce and RTX GPUs of"
+    " compute capability 7.5 to 8.9 and 12.x) or tensorrt (data-centre GPUs; see docs/gpu.md)"
+)
+
+
+Untyped = Any
+"""An object of the library, whose bindings have no types."""
+
+
+@dataclass(frozen=True)
+class Library:
+    name: LibraryName
+    module: Untyped
+
+    @property
+    def version(self) -> str:
+        version: str = self.module.__version__
+        return version
+
+    @property
+    def targets(self) -> dict[str, Untyped]:
+        """The compute capabilities, such as 8.9, that it compiles for on any machine."""
+        members = getattr(self.module, "ComputeCapability", None)
+        if members is None:
+            return {}
+        return {
+            f"{name[2:-1]}.{name[-1]}": member
+            for name, member in members.__members__.items()
+            if name.startswith("SM")
+        }
+
+    def check_targets(self, targets: Sequence[str]) -> None:
+        """Refuse compute capabilities that it does not compile for.
+
+        Raises:
+            PlanError: naming them and those that it knows.
+        """
+        unknown = [target for target in targets if target not in self.targets]
+        if unknown:
+            known = ", ".join(self.targets) or "only the GPU of the machine; give no target"
+            raise PlanError(
+                f"{self.name} does not compile for compute capability {', '.join(unknown)}; it"
+                f" knows {known}"
+            )
+
+    @property
+    def network_flags(self) -> int:
+        """Strong typing, where it is still a choice."""
+        flags = self.module.NetworkDefinitionCreationFlag
+        return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+    def make_context(self, engine: Untyped) -> Untyped:
+        """Give an execution context that captures CUDA graphs by itself, where that exists."""
+        strategies = getattr(self.module, "CudaGraphStrategy", None)
+        if strategies is None:
+            return engine.create_execution_context()
+        config = engine.create_runtime_config()
+        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
+        return engine.create_execution_context(config)
+
+
+def load_library(name: LibraryName | None = None) -> Library:
+    """Import the library of that name, or the first that is installed.
+
+    Raises:
+        PlanError: it is not installed, or lacks a library of its own.
+    """
+    names: tuple[LibraryName, ...] = get_args(LibraryName) if name is None else (name,)
+    for each in names:
+        try:
+            return Library(each, importlib.import_module(each))
+        except ModuleNotFoundError as error:
+            if error.name != each:
+                raise PlanError(f"{each} is installed but lacks {error.name}; {REMEDY}") from error
+        except (ImportError, OSError) as error:
+            raise PlanError(f"{each} is installed but does not load ({error})") from error
+    raise PlanError(f"{' and '.join(names)} not installed: {REMEDY}")
+
+
+def make_logger(library: Library) -> Untyped:
+    """Give a logger that keeps, in `errors`, what the library complains of."""
+    trt = library.module
+
+    class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+
+        def log(self, severity: Untyped, text: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(text)
+
+    return Logger()

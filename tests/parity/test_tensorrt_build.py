@@ -1,0 +1,251 @@
+"""TensorRT-RTX compiles the encoder here, without a GPU; what it gives on one is not tested."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from rich.progress import Progress
+
+from engine import Recommender
+from engine.__main__ import main
+from engine.backends.tensorrt import rebuild
+from engine.backends.tensorrt.compiler import compile_plan
+from engine.backends.tensorrt.library import load_library
+from engine.backends.tensorrt.rebuild import rebuild_plan
+from engine.errors import BundleError, PlanError
+from engine.manifest import GRAPH_FILE, Bucket, Plan, Precision, read_manifest, verify_files
+from export import plan as export_plan
+from export.build import DTYPES, Settings, build
+from export.encoder_graph import EncoderGraph
+from export.errors import BuildError
+from export.onnx_export import export_onnx
+from export.plan import PlanSettings
+from llmsrec import llm
+from llmsrec.checkpoint import Checkpoint
+from llmsrec.model import Heads, LLMSRec
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
+pytestmark = pytest.mark.tensorrt
+
+THREE_BUCKETS = (Bucket(1, 384), Bucket(8, 384), Bucket(2, 1024))
+FUSED = {"Attention", "RMSNormalization", "RotaryEmbedding"}
+NO_BARS = Progress(disable=True)
+
+
+def quiet(phase: str, num_done: int, num_steps: int) -> None:
+    """Report nothing."""
+
+
+def built(checkpoint: Checkpoint, output: Path, precision: Precision = "fp16") -> Plan:
+    settings = Settings("tensorrt", precision, PlanSettings(buckets=THREE_BUCKETS))
+    plan = build(checkpoint, output, settings, NO_BARS).plan
+    assert plan is not None
+    return plan
+
+
+@pytest.fixture(scope="module")
+def pristine(reference_checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    bundle = tmp_path_factory.mktemp("compiled") / "bundle"
+    built(reference_checkpoint, bundle)
+    return bundle
+
+
+@pytest.fixture
+def bundle(pristine: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of a bundle with a plan, to change."""
+    copied = shutil.copytree(pristine, tmp_path / "bundle")
+    yield copied
+    shutil.rmtree(copied, ignore_errors=True)
+
+
+def assert_whole(bundle: Path) -> Plan:
+    manifest = read_manifest(bundle)
+    verify_files(bundle, manifest)
+    assert manifest.plan is not None
+    listed = sorted([*manifest.files, "manifest.json"])
+    assert listed == sorted(file.name for file in bundle.iterdir())
+    return manifest.plan
+
+
+def test_bundle_holds_graph_and_plan(bundle: Path) -> None:
+    plan = assert_whole(bundle)
+    assert plan.buckets == list(THREE_BUCKETS)
+    assert (plan.library, plan.library_version) == ("tensorrt_rtx", tensorrt_rtx.__version__)
+    manifest = read_manifest(bundle)
+    assert (manifest.backend, manifest.precision) == ("tensorrt", "fp16")
+    assert manifest.parity_runtime == "onnxruntime"
+    assert (bundle / plan.file).stat().st_size > (bundle / "encoder.onnx.data").stat().st_size
+
+
+def test_bf16_is_compared_in_pytorch_and_compiled(
+    reference_checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    built(reference_checkpoint, tmp_path / "bundle", "bf16")
+    assert_whole(tmp_path / "bundle")
+    manifest = read_manifest(tmp_path / "bundle")
+    assert manifest.parity_runtime == "pytorch"
+    assert 0.999 < manifest.parity.cosine_min < 0.99999
+
+
+@pytest.mark.parametrize("name", ["fp16", "bf16"])
+def test_norms_and_residual_stream_stay_in_fp32(
+    reference_checkpoint: Checkpoint, tmp_path: Path, name: Precision
+) -> None:
+    model, _ = reference_checkpoint.load_model()
+    export_onnx(EncoderGraph(model, DTYPES[name]), tmp_path)
+    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / GRAPH_FILE)).graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    norms = [node for node in graph.node if node.op_type == "RMSNormalization"]
+    assert norms
+    assert {types[node.input[0]] for node in norms} == {onnx.TensorProto.FLOAT}
+    attentions = [node for node in graph.node if node.op_type == "Attention"]
+    half = onnx.TensorProto.FLOAT16 if name == "fp16" else onnx.TensorProto.BFLOAT16
+    assert {types[node.input[0]] for node in attentions} == {half}
+
+
+def test_every_operator_of_the_graph_is_in_what_was_compiled(bundle: Path) -> None:
+    graph = onnx.load(bundle / GRAPH_FILE, load_external_data=False).graph
+    operators = {node.op_type for node in graph.node}
+    assert operators >= FUSED
+    assert_whole(bundle)
+
+
+def test_catalogue_change_keeps_the_plan(
+    reference_checkpoint: Checkpoint, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = assert_whole(bundle)
+
+    def never(*_: object) -> bytes:
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(export_plan, "compile_plan", never)
+    shorter = replace(
+        reference_checkpoint,
+        catalogue=reference_checkpoint.catalogue[:399],
+        item_table=reference_checkpoint.item_table[:399],
+        histories=[
+            (rows, times) for rows, times in reference_checkpoint.histories if max(rows) < 399
+        ],
+    )
+    assert built(shorter, bundle) == before
+    assert_whole(bundle)
+    assert read_manifest(bundle).num_items == 399
+
+
+def test_damaged_plan_is_not_taken_over(reference_checkpoint: Checkpoint, bundle: Path) -> None:
+    plan = assert_whole(bundle)
+    compiled = (bundle / plan.file).read_bytes()
+    (bundle / plan.file).write_bytes(compiled[:-1] + b"?")
+    built(reference_checkpoint, bundle)
+    assert_whole(bundle)
+
+
+def test_plan_is_compiled_anew_for_another_target(bundle: Path) -> None:
+    before = assert_whole(bundle)
+    rebuild_plan(bundle, ["8.6", "12.0"], quiet)
+    after = assert_whole(bundle)
+    assert after.compute_capabilities == ["8.6", "12.0"]
+    assert after.file != before.file
+
+
+def test_rebuilding_mends_a_damaged_plan(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = assert_whole(bundle)
+    (bundle / plan.file).write_bytes(b"")
+    with pytest.raises(BundleError, match=f"{plan.file} has 0 bytes"):
+        assert_whole(bundle)
+    assert main(["check", str(bundle), "--rebuild"]) == 0
+    assert capsys.readouterr().out.startswith(f"plan       {plan.file}, by tensorrt_rtx ")
+    assert assert_whole(bundle) == plan
+
+
+def test_rebuilding_refuses_a_damaged_graph(bundle: Path) -> None:
+    (bundle / GRAPH_FILE).write_bytes(b"")
+    with pytest.raises(BundleError, match=GRAPH_FILE):
+        rebuild_plan(bundle, [], quiet)
+
+
+def test_interrupted_rebuilding_leaves_the_old_plan(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = assert_whole(bundle)
+
+    def disk_is_full(_: Path, __: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(rebuild, "_replace", disk_is_full)
+    with pytest.raises(OSError, match="No space"):
+        rebuild_plan(bundle, ["8.6"], quiet)
+    assert assert_whole(bundle) == before
+
+
+def test_bundle_without_a_plan_has_none_to_rebuild(
+    reference_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(reference_bundle), "--rebuild"]) == 1
+    assert "runs on onnxruntime, which needs no plan" in capsys.readouterr().err
+
+
+def test_unknown_target_is_refused_with_the_known_ones(bundle: Path) -> None:
+    before = assert_whole(bundle)
+    with pytest.raises(PlanError, match=r"capability 9\.0; it knows 7\.5, 8\.0"):
+        rebuild_plan(bundle, ["9.0"], quiet)
+    assert assert_whole(bundle) == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (Settings("tensorrt", "fp32"), "tensorrt takes --precision fp16 or bf16, not fp32"),
+        (Settings("onnxruntime", "fp16"), "onnxruntime takes --precision fp32, not fp16"),
+        (
+            Settings("tensorrt", "fp16", PlanSettings(buckets=[Bucket(4, 512)])),
+            "add --profile 1x1024",
+        ),
+    ],
+)
+def test_build_that_cannot_be_served_is_refused_at_once(
+    reference_checkpoint: Checkpoint, tmp_path: Path, settings: Settings, problem: str
+) -> None:
+    with pytest.raises(BuildError, match=problem):
+        build(reference_checkpoint, tmp_path / "bundle", settings, NO_BARS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graph_that_the_library_refuses_is_an_error_with_its_words(
+    bundle: Path, tmp_path: Path
+) -> None:
+    plan = assert_whole(bundle)
+    (tmp_path / GRAPH_FILE).write_bytes(b"no graph")
+    with pytest.raises(PlanError, match=f"TensorRT could not read {GRAPH_FILE}: .*parse"):
+        compile_plan(load_library("tensorrt_rtx"), tmp_path / GRAPH_FILE, plan, quiet)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_machine_without_a_gpu_is_told_so(bundle: Path) -> None:
+    with pytest.raises(PlanError, match=r"no GPU can be used.*--backend onnxruntime"):
+        Recommender.open(bundle)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_smollm2_compiles_for_three_buckets(precision: Precision, tmp_path: Path) -> None:
+    decoder, _ = llm.load(llm.locate(llm.SMOLLM2), torch.float32)
+    model = LLMSRec(decoder, Heads(decoder.config.hidden_size), torch.zeros(3, 64)).eval()
+    export_onnx(EncoderGraph(model, DTYPES[precision]), tmp_path)
+    del decoder, model
+    library = load_library("tensorrt_rtx")
+    plan = Plan(
+        graph_sha256="",
+        library="tensorrt_rtx",
+        library_version=library.version,
+        compute_capabilities=[],
+        buckets=list(THREE_BUCKETS),
+    )
+    steps = []
+    compiled = compile_plan(library, tmp_path / GRAPH_FILE, plan, lambda *step: steps.append(step))
+    assert len(compiled) > 250e6
+    assert [num_done for _, num_done, _ in steps] == sorted(num_done for _, num_done, _ in steps)
