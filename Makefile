@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-NATIVE := $(wildcard engine/native/*.cpp engine/native/*.h)
+NATIVE := $(wildcard engine/native/*.cpp engine/native/*.h engine/native/cuda/*)
+EMULATION := tests/unit/topk_emulation.cpp
 PROTOS := $(wildcard proto/*/*/*.proto)
 CHECKPOINT := llmsrec/pretrained/ml-100k-smollm2-135m
 BUNDLE := demo/bundle
@@ -24,12 +25,12 @@ lint: $(INSTALLED)  ## Run every static check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
-	$(BIN)/clang-format --dry-run -Werror $(NATIVE)
+	$(BIN)/clang-format --dry-run -Werror $(NATIVE) $(EMULATION)
 
 format: $(INSTALLED)  ## Format Python and C++ in place
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(NATIVE)
+	$(BIN)/clang-format -i $(NATIVE) $(EMULATION)
 
 clean:  ## Remove what the commands made, but not the downloads
 	rm -rf $(VENV) build demo
