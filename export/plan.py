@@ -80,7 +80,7 @@ def add_plan(
     (folder / plan.file).write_bytes(compiled)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     bars.console.print(
-        f"{library.name} {library.version}: plan of {len(compiled) / 1e6:.0f} MB compiled in"
+        f"{library.name} {library.version}: plan of {compiled.nbytes / 1e6:.0f} MB compiled in"
         f" {time.monotonic() - started:.0f} s, peak memory of the build {peak_bytes / 1e9:.1f} GB",
         soft_wrap=True,
     )

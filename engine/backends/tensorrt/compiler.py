@@ -29,8 +29,8 @@ def find_targets(library: Library, targets: Sequence[str]) -> list[str]:
         return [gpu.compute_capability]
 
 
-def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> bytes:
-    """Compile what `plan` describes, in the precisions that the graph states.
+def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> memoryview:
+    """Compile what `plan` describes, in the precisions that the graph states, into bytes.
 
     Raises:
         PlanError: the library refuses the graph, or needs a GPU and finds none.
@@ -46,7 +46,7 @@ def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> b
     for bucket in plan.buckets:
         config.add_optimization_profile(_make_profile(builder, bucket))
     built = builder.build_serialized_network(network, config)
-    return bytes(_require(built, logger, "compile the graph"))
+    return memoryview(_require(built, logger, "compile the graph"))  # a copy would be gigabytes
 
 
 def _require(made: Untyped, logger: Untyped, purpose: str) -> Untyped:

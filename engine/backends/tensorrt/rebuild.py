@@ -52,7 +52,7 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
     return plan
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _replace(path: Path, content: bytes | memoryview) -> None:
     aside = path.with_name(f".{path.name}.partial")
     try:
         with aside.open("wb") as file:
