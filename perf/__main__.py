@@ -1,11 +1,15 @@
-"""Benchmarks of the engine: `python -m perf COMMAND --help`; results are JSON on stdout."""
+"""Benchmarks of the engine: `python -m perf COMMAND --help`."""
 
 import argparse
 import sys
 
 import msgspec
 
+from engine.errors import EngineError
 from perf import recommend
+from perf.load import arguments as load_arguments
+from perf.load import command as load
+from perf.load.errors import LoadError
 
 
 def main() -> int:
@@ -18,8 +22,29 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     recommend.add_arguments(command)
-    result = recommend.run(parser.parse_args())
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(result), indent=2).decode() + "\n")
+    command.set_defaults(run=run_recommend)
+    command = commands.add_parser(
+        "load",
+        help="a server's latency at a rate that it cannot slow down",
+        description=load.__doc__,
+        epilog=load_arguments.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    load_arguments.add_arguments(command)
+    command.set_defaults(run=load.run)
+    options = parser.parse_args()
+    try:
+        exit_code: int = options.run(options)
+    except (EngineError, LoadError) as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return exit_code
+
+
+def run_recommend(options: argparse.Namespace) -> int:
+    """Print the figures as JSON."""
+    figures = msgspec.json.encode(recommend.run(options))
+    sys.stdout.write(msgspec.json.format(figures, indent=2).decode() + "\n")
     return 0
 
 

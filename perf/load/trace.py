@@ -1,0 +1,81 @@
+"""Reads a recorded trace: JSON lines of `offset_ms`, `history` and `k`, in the order of sending.
+
+{"offset_ms": 12.5, "history": [{"item_id": "50", "timestamp_ms": 879984000000}], "k": 10}
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from engine import Interaction, RecommendRequest
+from engine.errors import InvalidRequest
+from engine.wire import encode_request
+from perf.load.errors import LoadError
+from perf.load.plan import Plan
+from perf.load.settings import Replayed
+
+
+class _TracedInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    item_id: str
+    timestamp_ms: int | None = None
+
+
+class _TracedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    offset_ms: Annotated[float, msgspec.Meta(ge=0)]
+    history: Sequence[_TracedInteraction]
+    k: int = 10
+
+    def encode(self) -> bytes:
+        history = [Interaction(each.item_id, each.timestamp_ms) for each in self.history]
+        return encode_request(RecommendRequest(history, self.k)).SerializeToString()
+
+
+def read_plan(load: Replayed) -> Plan:
+    """Plan to send a trace's requests at the times at which they were recorded.
+
+    Raises:
+        LoadError: the trace cannot be read, or none of it would be measured.
+    """
+    path = Path(load.trace)
+    sends = list(_read_sends(path))
+    send_times_s = np.array([offset_ms for offset_ms, _ in sends]) / 1e3
+    duration_s = float(send_times_s.max(initial=0.0)) - load.warm_up_s
+    if duration_s <= 0:
+        raise LoadError(
+            f"{path} ends before the warm-up of {load.warm_up_s:g} s does; lower --warm-up or"
+            " record a longer trace"
+        )
+    row_of_message: dict[bytes, int] = {}
+    rows = [row_of_message.setdefault(message, len(row_of_message)) for _, message in sends]
+    return Plan(
+        send_times_s=send_times_s,
+        message_rows=np.array(rows, np.int64),
+        messages=list(row_of_message),
+        warm_up_s=load.warm_up_s,
+        duration_s=duration_s,
+    )
+
+
+def _read_sends(path: Path) -> Iterator[tuple[float, bytes]]:
+    decoder = msgspec.json.Decoder(_TracedRequest)
+    newest_ms = 0.0
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise LoadError(f"cannot read the trace {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            request = decoder.decode(line)
+            message = request.encode()
+        except (msgspec.DecodeError, UnicodeDecodeError, InvalidRequest) as error:
+            raise LoadError(f"{path}, line {number}: {error}; mend or drop the line") from error
+        if request.offset_ms < newest_ms:
+            raise LoadError(
+                f"{path}, line {number}: offset_ms {request.offset_ms:g} is before the line"
+                f" above it ({newest_ms:g}); sort the trace by offset_ms"
+            )
+        newest_ms = request.offset_ms
+        yield newest_ms, message
