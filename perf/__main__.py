@@ -1,28 +1,39 @@
 """Benchmarks of the engine: `python -m perf COMMAND --help`."""
 
 import argparse
+import functools
 import sys
+from collections.abc import Callable
 
 import msgspec
 
 from engine.errors import EngineError
-from perf import recommend
+from perf import encoder, prompt, recommend, topk
 from perf.load import arguments as load_arguments
 from perf.load import command as load
 from perf.load.errors import LoadError
+
+FIGURES = {
+    "recommend": ("Recommend against the bare forward, and that against PyTorch", recommend),
+    "encoder": ("one forward beside the arithmetic it must do", encoder),
+    "topk": ("exact top-k beside NumPy and the bytes it must read", topk),
+    "prompt": ("rendering prompts from fragments beside tokenising them", prompt),
+}
+"""Commands that print their figures as JSON."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "recommend",
-        help="Recommend against the bare forward, and that against PyTorch",
-        description=recommend.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    recommend.add_arguments(command)
-    command.set_defaults(run=run_recommend)
+    for name, (summary, module) in FIGURES.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=functools.partial(print_figures, module.run))
     command = commands.add_parser(
         "load",
         help="a server's latency at a rate that it cannot slow down",
@@ -41,9 +52,10 @@ def main() -> int:
     return exit_code
 
 
-def run_recommend(options: argparse.Namespace) -> int:
-    """Print the figures as JSON."""
-    figures = msgspec.json.encode(recommend.run(options))
+def print_figures(
+    measure: Callable[[argparse.Namespace], msgspec.Struct], options: argparse.Namespace
+) -> int:
+    figures = msgspec.json.encode(measure(options))
     sys.stdout.write(msgspec.json.format(figures, indent=2).decode() + "\n")
     return 0
 

@@ -29,7 +29,8 @@ class TensorRTEncoder:
         self._gpu = Gpu()
         check_plan(plan, library.version, self._gpu.compute_capability, bundle)
         free_bytes = self._gpu.free_bytes
-        self._contexts = _load(library, bundle / plan.file, self._gpu, len(plan.buckets))
+        self._engine = _load(library, bundle / plan.file, self._gpu)
+        self._contexts = [self._make_context(library, place) for place in range(len(plan.buckets))]
         shapes = [(b.max_batch_size, b.max_tokens) for b in plan.buckets]
         max_batch, max_ids = max(b for b, _ in shapes), max(b * t for b, t in shapes)
         allocate = self._gpu.allocate
@@ -64,8 +65,20 @@ class TensorRTEncoder:
             self._run(context, pack([prompt] * bucket.max_batch_size), "user_vector")
 
     def close(self) -> None:
-        self._contexts = []
+        self._contexts, self._engine = [], None
         self._gpu.close()
+
+    def _make_context(self, library: Library, place: int) -> Untyped:
+        context = library.make_context(self._engine)
+        if context is None or not context.set_optimization_profile_async(place, self._gpu.stream):
+            bucket = self._plan.buckets[place]
+            raise PlanError(
+                f"the GPU has {self._gpu.free_bytes / 1e6:.0f} MB free, too little to run"
+                f" {bucket.max_batch_size} prompts of {bucket.max_tokens} tokens; stop what else"
+                " uses it, or build with a smaller --profile"
+            )
+        self._gpu.synchronize()
+        return context
 
     def _run(self, context: Untyped, packed: PackedPrompts, tower: Tower) -> NDArray[np.float32]:
         start = 0
@@ -131,21 +144,13 @@ def _fit(bucket: Bucket, num_prompts: int) -> tuple[int, int]:
     return -held, bucket.max_batch_size * bucket.max_tokens
 
 
-def _load(library: Library, path: Path, gpu: Gpu, num_buckets: int) -> list[Untyped]:
+def _load(library: Library, path: Path, gpu: Gpu) -> Untyped:
     logger = make_logger(library)
-    runtime = library.module.Runtime(logger)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    engine = library.module.Runtime(logger).deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise PlanError(
             f"{library.name} {library.version} cannot load {path} on a GPU of compute capability"
             f" {gpu.compute_capability}: {'; '.join(logger.errors)}; compile it for this one:"
             f" python -m engine check {path.parent} --rebuild --target {gpu.compute_capability}"
         )
-    contexts = []
-    for place in range(num_buckets):
-        context = library.make_context(engine)
-        if context is None or not context.set_optimization_profile_async(place, gpu.stream):
-            raise PlanError(f"{path}: no execution context: {'; '.join(logger.errors)}")
-        contexts.append(context)
-    gpu.synchronize()
-    return contexts
+    return engine

@@ -1,0 +1,33 @@
+"""What the machine can do at best, measured: the roof over every other figure."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+NUM_TRIES = 7
+MATRIX_SIZE = 2048
+READ_BYTES = 1 << 30
+
+
+def matrix_peak_gflops() -> float:
+    """Multiply square fp32 matrices with PyTorch, on all threads."""
+    left, right = torch.rand(2, MATRIX_SIZE, MATRIX_SIZE)
+    return 2 * MATRIX_SIZE**3 / best_seconds(lambda: left @ right) / 1e9
+
+
+def read_peak_gb_per_s() -> float:
+    """Sum an array much larger than any cache, on all threads."""
+    array = torch.ones(READ_BYTES // 4)
+    return READ_BYTES / best_seconds(array.sum) / 1e9
+
+
+def best_seconds(call: Callable[[], object]) -> float:
+    """Give the shortest of several runs, after one that does not count."""
+    call()
+    times = []
+    for _ in range(NUM_TRIES):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)
