@@ -1,7 +1,8 @@
 """Times one forward of a bundle's encoder beside the arithmetic that it must do.
 
 The arithmetic is counted in the graph: its matrix products, and attention over the tokens before
-each one. The roof is the machine's fp32 matrix product, measured in the same run.
+each one. The roof is PyTorch's matrix product in the bundle's precision, on the GPU for TensorRT,
+measured in the same run.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from engine.bundle import open_bundle
 from engine.config import EncoderConfig
 from engine.manifest import GRAPH_FILE
 from engine.request import Prompt
+from export.build import DTYPES
 from llmsrec.prompt import MAX_PROMPT_TOKENS, USER_READOUT_SLOT
 from perf.peaks import matrix_peak_gflops
 
@@ -60,7 +62,9 @@ def run(arguments: argparse.Namespace) -> Result:
     seconds = statistics.median(times[3:])
     graph = onnx.load(bundle.path / GRAPH_FILE, load_external_data=False)
     gflop = count_flop(graph, arguments.users, arguments.tokens) / 1e9
-    peak = matrix_peak_gflops()
+    manifest = bundle.manifest
+    device = "cuda" if manifest.backend == "tensorrt" else "cpu"
+    peak = matrix_peak_gflops(device, DTYPES[manifest.precision])
     return Result(
         num_users=arguments.users,
         num_tokens=arguments.tokens,

@@ -6,14 +6,21 @@ from collections.abc import Callable
 import torch
 
 NUM_TRIES = 7
-MATRIX_SIZE = 2048
+MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
 READ_BYTES = 1 << 30
 
 
-def matrix_peak_gflops() -> float:
-    """Multiply square fp32 matrices with PyTorch, on all threads."""
-    left, right = torch.rand(2, MATRIX_SIZE, MATRIX_SIZE)
-    return 2 * MATRIX_SIZE**3 / best_seconds(lambda: left @ right) / 1e9
+def matrix_peak_gflops(device: str, dtype: torch.dtype) -> float:
+    """Multiply square matrices with PyTorch, on all threads of the CPU or on the GPU."""
+    size = MATRIX_SIZES[device]
+    left, right = torch.rand(2, size, size).to(device, dtype)
+
+    def multiply() -> None:
+        left @ right
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return 2 * size**3 / best_seconds(multiply) / 1e9
 
 
 def read_peak_gb_per_s() -> float:

@@ -21,7 +21,7 @@ NUM_USERS, NUM_TOKENS = 3, 40
 @pytest.fixture(autouse=True)
 def _low_roof(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure the machine's peaks on little."""
-    monkeypatch.setattr(peaks, "MATRIX_SIZE", 64)
+    monkeypatch.setitem(peaks.MATRIX_SIZES, "cpu", 64)
     monkeypatch.setattr(peaks, "READ_BYTES", 1 << 20)
 
 
