@@ -3,7 +3,12 @@
 import time
 from collections.abc import Callable
 
+import onnx
+import onnxruntime
 import torch
+from onnx import helper
+
+from export.fused_ops import FUSED_OPSET
 
 NUM_TRIES = 7
 MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
@@ -11,7 +16,10 @@ READ_BYTES = 1 << 30
 
 
 def matrix_peak_gflops(device: str, dtype: torch.dtype) -> float:
-    """Multiply square matrices with PyTorch, on all threads of the CPU or on the GPU."""
+    """Multiply square matrices on all threads of the CPU or on the GPU.
+
+    PyTorch multiplies, and for fp32 on the CPU ONNX Runtime as well: the faster one counts.
+    """
     size = MATRIX_SIZES[device]
     left, right = torch.rand(2, size, size).to(device, dtype)
 
@@ -20,7 +28,12 @@ def matrix_peak_gflops(device: str, dtype: torch.dtype) -> float:
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return 2 * size**3 / best_seconds(multiply) / 1e9
+    seconds = best_seconds(multiply)
+    if device == "cpu" and dtype == torch.float32:
+        session = _matrix_product()
+        feed = {"left": left.numpy(), "right": right.numpy()}
+        seconds = min(seconds, best_seconds(lambda: session.run(None, feed)))
+    return 2 * size**3 / seconds / 1e9
 
 
 def read_peak_gb_per_s() -> float:
@@ -38,3 +51,17 @@ def best_seconds(call: Callable[[], object]) -> float:
         call()
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def _matrix_product() -> onnxruntime.InferenceSession:
+    matrices = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, None])
+        for name in ("left", "right", "product")
+    ]
+    node = helper.make_node("MatMul", ["left", "right"], ["product"])
+    graph = helper.make_graph([node], "peak", matrices[:2], matrices[2:])
+    opsets = [helper.make_opsetid("", FUSED_OPSET)]
+    model = helper.make_model_gen_version(graph, opset_imports=opsets)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )

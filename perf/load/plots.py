@@ -49,8 +49,8 @@ def draw_stages(result: LoadResult) -> str:
         axes.barh(places - 0.2, medians, 0.36, color=MEDIAN_COLOUR, label="p50")
         axes.barh(places + 0.2, tails, 0.36, color=TAIL_COLOUR, label="p99")
         for place, median, tail in zip(places.tolist(), medians, tails, strict=True):
-            axes.annotate(f" {median:.3g}", (median, place - 0.2), va="center", fontsize=8)
-            axes.annotate(f" {tail:.3g}", (tail, place + 0.2), va="center", fontsize=8)
+            axes.annotate(f" {write_ms(median)}", (median, place - 0.2), va="center", fontsize=8)
+            axes.annotate(f" {write_ms(tail)}", (tail, place + 0.2), va="center", fontsize=8)
         axes.set_yticks(places, list(stages))
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
@@ -142,3 +142,9 @@ def _to_svg(figure: Figure) -> str:
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()[file.getvalue().index("<svg") :]
+
+
+def write_ms(milliseconds: float) -> str:
+    """Write three digits or more, and no exponent."""
+    num_decimals = 0 if milliseconds >= 100 else 1 if milliseconds >= 10 else 2
+    return f"{milliseconds:,.{num_decimals}f}"

@@ -8,7 +8,7 @@ from string import Template
 import msgspec
 
 from perf.load.outcome import Outcome
-from perf.load.plots import draw_moments, draw_percentiles, draw_rates, draw_stages
+from perf.load.plots import draw_moments, draw_percentiles, draw_rates, draw_stages, write_ms
 from perf.load.result import Latency, LoadResult
 from perf.load.search import Search
 from perf.load.settings import Drawn
@@ -52,8 +52,8 @@ def _tiles(outcome: Outcome) -> Iterable[tuple[str, str]]:
     sent = result.achieved_rate / result.target_rate
     yield f"{result.achieved_rate:.4g}/s", f"sent, {sent:.1%} of the target"
     if result.latency is not None:
-        yield f"{result.latency.p50_ms:.4g} ms", "median latency"
-        yield f"{result.latency.p99_ms:.4g} ms", "p99 latency"
+        yield f"{write_ms(result.latency.p50_ms)} ms", "median latency"
+        yield f"{write_ms(result.latency.p99_ms)} ms", "p99 latency"
     goodput = result.goodput
     yield f"{goodput.share:.2%}", f"answered within {goodput.objective_ms:g} ms"
     yield f"{sum(result.failures.values())}", f"of {result.num_requests} requests failed"

@@ -7,6 +7,7 @@ import pytest
 
 from perf.load.environment import describe_environment
 from perf.load.outcome import Outcome
+from perf.load.plots import write_ms
 from perf.load.report import render_report
 from perf.load.result import Goodput, Latency, LoadResult, Moment
 from perf.load.search import Search, Trial
@@ -122,3 +123,11 @@ def test_summary_of_a_search_names_the_best_rate_and_every_trial() -> None:
     assert [line.split()[0] for line in lines[3:6]] == ["50", "100", "200"]
     assert [line.split()[-1] for line in lines[3:6]] == ["met", "missed", "missed"]
     assert describe(OUTCOMES["search without a best"])[0] == "no rate from 50/s on met 30 ms at p99"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "written"),
+    [(0.275, "0.28"), (16.04, "16.0"), (239.4, "239"), (19873.79, "19,874")],
+)
+def test_times_are_written_without_an_exponent(milliseconds: float, written: str) -> None:
+    assert write_ms(milliseconds) == written
