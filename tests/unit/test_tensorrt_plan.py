@@ -56,6 +56,7 @@ def test_plan_for_other_gpus_is_refused_with_the_command() -> None:
 @pytest.mark.parametrize("capability", ["8.6", "8.9"])
 def test_plan_for_this_gpu_passes(capability: str) -> None:
     check_plan(PLAN, "1.7", capability, Path("b"))
+    check_plan(msgspec.structs.replace(PLAN, compute_capabilities=[]), "1.7", "9.9", Path("b"))
 
 
 @pytest.mark.parametrize(
