@@ -11,7 +11,7 @@ import grpc
 
 from engine.admission import Admission
 from engine.batcher import Batcher
-from engine.errors import EngineError
+from engine.errors import EncodingFailed, EngineError
 from engine.wire import decode_request, encode_recommendation
 from proto.llmsrec.v1 import recommender_pb2 as pb
 from proto.llmsrec.v1.recommender_pb2_grpc import RecommenderServiceServicer
@@ -39,6 +39,8 @@ class RecommenderService(RecommenderServiceServicer):
         try:
             return await self._reply(request, context.time_remaining())
         except EngineError as error:
+            if isinstance(error, EncodingFailed):
+                logger.error("%s", error)  # noqa: TRY400
             await context.abort(grpc.StatusCode[error.status], str(error)[:MAX_DETAILS])
         except Exception as error:  # noqa: BLE001
             request_id = secrets.token_hex(8)

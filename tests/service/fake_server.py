@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from engine.config import AdmissionConfig, BatcherConfig, Config, ServerConfig
-from engine.errors import InvalidRequest
+from engine.errors import EncodingFailed, InvalidRequest
 from engine.request import Prompt, Query, RankedItem, Recommendation, RecommendRequest
 from engine.server import serve
 
 if TYPE_CHECKING:
     from engine.recommender import Recommender
 
+
+NOT_FINITE = 666
+"""A sum for which the encoder fails."""
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +64,8 @@ class FakeRecommender:
         logger.info("encoding")
         assert self.gate.wait(timeout=10)
         time.sleep(self.delay_s)
+        if NOT_FINITE in sums:
+            raise EncodingFailed("the encoder gave a user vector that is not finite")
         self.num_answered += len(queries)
         return [
             Recommendation(

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import grpc
 import pytest
-from fake_server import FakeRecommender, make_config
+from fake_server import NOT_FINITE, FakeRecommender, make_config
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -179,6 +179,17 @@ async def test_defect_is_answered_with_a_request_id_and_nothing_else(
     assert text == "internal error; the server's log has it under request"
     assert f"request {request_id} failed: KeyError at fake_server.py:" in caplog.text
     assert "private" not in caplog.text
+    assert (await running.ask("1")).items[0].item_id == "1"
+
+
+async def test_failed_encoding_is_told_to_the_caller_and_logged(
+    running: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = await failure(running.ask(str(NOT_FINITE)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert error.details() == "the encoder gave a user vector that is not finite"
+    errors = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert [record.getMessage() for record in errors] == [error.details()]
     assert (await running.ask("1")).items[0].item_id == "1"
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine.backends.tensorrt.encoder import assign, check_plan
 from engine.backends.tensorrt.library import Library, load_library
-from engine.errors import PlanError
+from engine.errors import EncodingFailed, PlanError
 from engine.manifest import Bucket, Plan
 from engine.request import Prompt
 from export.build_engine import parse_bucket
@@ -93,7 +93,7 @@ def test_prompts_go_to_the_smallest_bucket_that_holds_them(
 
 
 def test_prompt_that_no_bucket_holds_is_refused() -> None:
-    with pytest.raises(PlanError, match="no bucket of the plan holds a prompt of 1025 tokens"):
+    with pytest.raises(EncodingFailed, match="no bucket of the plan holds a prompt of 1025 tokens"):
         assigned(1025)
 
 

@@ -11,7 +11,7 @@ from engine.backends import Tower
 from engine.backends.packing import PackedPrompts, pack
 from engine.backends.tensorrt.cuda import Gpu
 from engine.backends.tensorrt.library import Library, Untyped, load_library, make_logger
-from engine.errors import PlanError
+from engine.errors import EncodingFailed, PlanError
 from engine.manifest import Bucket, Plan
 from engine.request import Prompt
 from llmsrec.prompt import USER_READOUT_SLOT
@@ -92,7 +92,7 @@ class TensorRTEncoder:
         for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
         if not context.execute_async_v3(self._gpu.stream):
-            raise PlanError("TensorRT could not run the plan; see the log above")
+            raise EncodingFailed("TensorRT could not run the plan")
         found = self._vectors[: len(packed.readout_position)]
         self._gpu.download(found, self._addresses[tower])
         self._gpu.synchronize()
@@ -123,12 +123,12 @@ def assign(prompts: Sequence[Prompt], buckets: Sequence[Bucket]) -> Iterator[tup
     """Split a micro-batch into parts, each with the smallest bucket that holds it.
 
     Raises:
-        PlanError: no bucket holds the longest prompt.
+        EncodingFailed: no bucket holds the longest prompt.
     """
     longest = max(len(prompt) for prompt in prompts)
     fitting = [place for place, bucket in enumerate(buckets) if bucket.max_tokens >= longest]
     if not fitting:
-        raise PlanError(f"no bucket of the plan holds a prompt of {longest} tokens")
+        raise EncodingFailed(f"no bucket of the plan holds a prompt of {longest} tokens")
     start = 0
     while start < len(prompts):
         num_left = len(prompts) - start
