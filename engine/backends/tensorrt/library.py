@@ -85,7 +85,7 @@ def load_library(name: LibraryName | None = None) -> Library:
                 raise PlanError(f"{each} is installed but lacks {error.name}; {REMEDY}") from error
         except (ImportError, OSError) as error:
             raise PlanError(f"{each} is installed but does not load ({error})") from error
-    raise PlanError(f"{' and '.join(names)} not installed: {REMEDY}")
+    raise PlanError(f"not installed: {', '.join(names)}; {REMEDY}")
 
 
 def make_logger(library: Library) -> Untyped:
