@@ -1,5 +1,6 @@
 """TensorRT-RTX compiles the encoder here, without a GPU; what it gives on one is not tested."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,9 +13,9 @@ from rich.progress import Progress
 
 from engine import Recommender
 from engine.__main__ import main
-from engine.backends.tensorrt import rebuild
+from engine.backends.tensorrt import compiler
 from engine.backends.tensorrt.compiler import compile_plan
-from engine.backends.tensorrt.library import load_library
+from engine.backends.tensorrt.library import load_library, make_logger
 from engine.backends.tensorrt.rebuild import rebuild_plan
 from engine.errors import BundleError, PlanError
 from engine.manifest import GRAPH_FILE, Bucket, Plan, Precision, read_manifest, verify_files
@@ -136,6 +137,23 @@ def test_catalogue_change_keeps_the_plan(
     assert read_manifest(bundle).num_items == 399
 
 
+def test_library_is_told_the_targets_and_the_sizes() -> None:
+    library = load_library("tensorrt_rtx")
+    builder = tensorrt_rtx.Builder(make_logger(library))
+    config = builder.create_builder_config()
+    compiler._set_targets(library, config, [])
+    assert config.num_compute_capabilities == 0
+    compiler._set_targets(library, config, ["8.6", "12.0"])
+    capabilities = tensorrt_rtx.ComputeCapability
+    told = [config.get_compute_capability(index) for index in range(2)]
+    assert (config.num_compute_capabilities, told) == (2, [capabilities.SM86, capabilities.SM120])
+    profile = compiler._make_profile(builder, Bucket(8, 384))
+    for name in ("input_ids", "slot_ids"):
+        assert [tuple(shape) for shape in profile.get_shape(name)] == [(1, 1), (8, 384), (8, 384)]
+    smallest, _, largest = profile.get_shape("item_table")
+    assert (tuple(smallest), tuple(largest)) == ((1, 64), (compiler.MAX_ITEMS, 64))
+
+
 def test_damaged_plan_is_not_taken_over(reference_checkpoint: Checkpoint, bundle: Path) -> None:
     plan = assert_whole(bundle)
     compiled = (bundle / plan.file).read_bytes()
@@ -173,11 +191,11 @@ def test_interrupted_rebuilding_leaves_the_old_plan(
 ) -> None:
     before = assert_whole(bundle)
 
-    def disk_is_full(_: Path, __: bytes | memoryview) -> None:
+    def disk_is_full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(rebuild, "_replace", disk_is_full)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(os, "fsync", disk_is_full)
+    with pytest.raises(PlanError, match=r"cannot write .*: No space left on device; free some"):
         rebuild_plan(bundle, ["8.6"], quiet)
     assert assert_whole(bundle) == before
 
@@ -220,7 +238,7 @@ def test_graph_that_the_library_refuses_is_an_error_with_its_words(
 ) -> None:
     plan = assert_whole(bundle)
     (tmp_path / GRAPH_FILE).write_bytes(b"no graph")
-    with pytest.raises(PlanError, match=f"TensorRT could not read {GRAPH_FILE}: .*parse"):
+    with pytest.raises(PlanError, match=f"tensorrt_rtx could not read {GRAPH_FILE}: .*parse"):
         compile_plan(load_library("tensorrt_rtx"), tmp_path / GRAPH_FILE, plan, quiet)
 
 

@@ -36,27 +36,25 @@ def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> m
         PlanError: the library refuses the graph, or needs a GPU and finds none.
     """
     logger = make_logger(library)
-    builder = _require(library.module.Builder(logger), logger, "start")
+
+    def require(made: Untyped, purpose: str) -> Untyped:
+        if made:
+            return made
+        problems = "; ".join(logger.errors) or "it does not say why"
+        remedy = "see docs/gpu.md" if library.targets else "it compiles only where there is a GPU"
+        raise PlanError(f"{library.name} could not {purpose}: {problems}; {remedy}")
+
+    builder = require(library.module.Builder(logger), "start")
     network = builder.create_network(library.network_flags)
     parser = library.module.OnnxParser(network, logger)
-    _require(parser.parse_from_file(str(graph)), logger, f"read {graph.name}")
+    require(parser.parse_from_file(str(graph)), f"read {graph.name}")
     config = builder.create_builder_config()
     config.progress_monitor = _make_monitor(library, report)
     _set_targets(library, config, plan.compute_capabilities)
     for bucket in plan.buckets:
         config.add_optimization_profile(_make_profile(builder, bucket))
     built = builder.build_serialized_network(network, config)
-    return memoryview(_require(built, logger, "compile the graph"))  # a copy would be gigabytes
-
-
-def _require(made: Untyped, logger: Untyped, purpose: str) -> Untyped:
-    if made:
-        return made
-    problems = "; ".join(logger.errors) or "without saying why"
-    raise PlanError(
-        f"TensorRT could not {purpose}: {problems}; TensorRT (not TensorRT-RTX) compiles only where"
-        " there is a GPU"
-    )
+    return memoryview(require(built, "compile the graph"))  # a copy would be gigabytes
 
 
 def _set_targets(library: Library, config: Untyped, targets: Sequence[str]) -> None:

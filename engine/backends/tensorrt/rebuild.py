@@ -27,7 +27,7 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
 
     Raises:
         BundleError: the bundle is damaged.
-        PlanError: it needs no plan, or the library refuses.
+        PlanError: it needs no plan, the library refuses, or the plan cannot be written.
     """
     manifest = read_manifest(bundle)
     old = manifest.plan
@@ -60,5 +60,10 @@ def _replace(path: Path, content: bytes | memoryview) -> None:
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
+    except OSError as error:
+        raise PlanError(
+            f"cannot write {path}: {error.strerror}; free some space or mend the folder's"
+            " permissions, the bundle is as it was"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)
