@@ -52,12 +52,18 @@ from llmsrec.prompt import MAX_PROMPT_TOKENS
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 NUM_PROBES = 8
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "int16": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+"""Of the traced LLM."""
 _PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
 
 
 PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
-    "onnxruntime": ("fp32",),
+    "onnxruntime": ("fp32", "int16"),
     "tensorrt": ("fp16", "bf16"),
 }
 """What each backend runs; its default first."""
@@ -133,7 +139,7 @@ def _export(
     expected_items = encode_items(model, writer, len(checkpoint.catalogue), bars)
     bars.update(steps, advance=1, description="exporting to ONNX")
     graph = EncoderGraph(model, DTYPES[precision])
-    export_onnx(graph, folder)
+    export_onnx(graph, folder, precision)
     bars.update(steps, advance=1, description="encoding with the engine")
     user_prompts = [render(fragments, rows, times)[0] for rows, times in checkpoint.histories]
     item_prompts = [Prompt(*writer.item(row)) for row in range(len(checkpoint.catalogue))]

@@ -59,7 +59,9 @@ class EncoderGraph(nn.Module):
         """Give user and item vectors, both `[B, 128]`, of prompts padded on the right."""
         llm = cast("Untyped", self.model.llm)
         *layers, last = llm.layers
-        hidden = self.model.embed(input_ids, slot_ids, item_table).float()  # [B, T, d]
+        hidden = _cast(
+            self.model.embed(input_ids, slot_ids, item_table), torch.float32
+        )  # [B, T, d]
         positions = torch.arange(input_ids.shape[1]).unsqueeze(0).expand_as(input_ids)  # [B, T]
         for layer in layers:
             normed = _norm(layer.input_layernorm, hidden)
@@ -113,12 +115,17 @@ def _check_positions(config: Untyped) -> None:
 
 
 def _norm(norm: Untyped, x: Tensor) -> Tensor:
-    return _norm_exactly(norm, x).to(norm.weight.dtype)
+    return _cast(_norm_exactly(norm, x), norm.weight.dtype)
 
 
 def _norm_exactly(norm: Untyped, x: Tensor) -> Tensor:
     """Normalise in fp32, whatever the precision around: a variance in fp16 ruins the vectors."""
-    return rms_norm(x.float(), norm.weight.float(), norm.variance_epsilon)
+    return rms_norm(_cast(x, torch.float32), norm.weight.float(), norm.variance_epsilon)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast where it changes something: the tracer would write down a cast to the same type."""
+    return x if x.dtype == dtype else x.to(dtype)
 
 
 def _norm_heads(norm: Untyped, x: Tensor) -> Tensor:

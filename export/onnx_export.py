@@ -10,9 +10,10 @@ from optimum.exporters.onnx import OnnxConfig
 from optimum.exporters.onnx.convert import export_pytorch
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 
-from engine.manifest import GRAPH_FILE, WEIGHTS_FILE
+from engine.manifest import GRAPH_FILE, WEIGHTS_FILE, Precision
 from export.encoder_graph import INPUTS, OUTPUTS, EncoderGraph
 from export.fused_ops import TRACED_OPSET, promote
+from export.int16 import use_int16_operators
 from llmsrec.model import COLLABORATIVE_DIM
 from llmsrec.prompt import USER_READOUT_SLOT
 
@@ -43,8 +44,11 @@ class EncoderOnnxConfig(OnnxConfig):  # type: ignore[misc]
     outputs: ClassVar[dict[str, dict[int, str]]] = OUTPUTS
 
 
-def export_onnx(graph: EncoderGraph, folder: Path) -> None:
-    """Trace `graph` into `folder` as an opset-23 model with its weights in one file beside it."""
+def export_onnx(graph: EncoderGraph, folder: Path, precision: Precision) -> None:
+    """Trace `graph` into `folder` as an opset-23 model with its weights in one file beside it.
+
+    The graph has its precision already, but for int16, which takes one in fp32.
+    """
     traced = folder / "traced"
     traced.mkdir()
     with warnings.catch_warnings():
@@ -55,6 +59,8 @@ def export_onnx(graph: EncoderGraph, folder: Path) -> None:
         export_pytorch(graph, EncoderOnnxConfig(graph.config), TRACED_OPSET, traced / GRAPH_FILE)
     model = onnx.load(traced / GRAPH_FILE)
     promote(model)
+    if precision == "int16":
+        use_int16_operators(model)
     onnx.save(model, folder / GRAPH_FILE, save_as_external_data=True, location=WEIGHTS_FILE)
     onnx.checker.check_model(folder / GRAPH_FILE)
     for file in traced.iterdir():

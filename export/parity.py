@@ -23,6 +23,7 @@ class Bars:
 
 BARS: dict[Precision, Bars] = {
     "fp32": Bars(min_cosine=0.99999, min_overlap=1.0),
+    "int16": Bars(min_cosine=0.999, min_overlap=0.98),
     "fp16": Bars(min_cosine=0.999, min_overlap=0.98),
     "bf16": Bars(min_cosine=0.999, min_overlap=0.98),
 }

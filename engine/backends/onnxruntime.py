@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from engine import native
 from engine.backends import Tower
 from engine.backends.packing import pack
 from engine.config import EncoderConfig
@@ -16,6 +17,12 @@ from engine.request import Prompt
 from llmsrec.prompt import USER_READOUT_SLOT
 
 _WARM_UP_TOKENS = 64
+OPERATORS = next(
+    library
+    for folder in native.__path__
+    if (library := Path(folder) / "_operators.so").is_file()
+)
+"""The operators of the domain `llmsrec`, of which int16 graphs are made."""
 
 
 class OnnxRuntimeEncoder:
@@ -28,6 +35,7 @@ class OnnxRuntimeEncoder:
         options.intra_op_num_threads = config.num_threads
         options.log_severity_level = 3
         try:
+            options.register_custom_ops_library(str(OPERATORS))
             self._session = onnxruntime.InferenceSession(
                 bundle / GRAPH_FILE, options, providers=["CPUExecutionProvider"]
             )

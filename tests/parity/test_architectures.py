@@ -107,7 +107,7 @@ USERS, ITEMS = random_prompts(prompt.USER_READOUT_SLOT), random_prompts(prompt.I
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = random_model(CONFIGS[request.param]())
     folder = tmp_path_factory.mktemp(request.param)
-    export_onnx(EncoderGraph(model), folder)
+    export_onnx(EncoderGraph(model), folder, "fp32")
     return Exported(request.param, model, folder)
 
 

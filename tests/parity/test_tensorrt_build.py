@@ -97,7 +97,7 @@ def test_norms_and_residual_stream_stay_in_fp32(
     reference_checkpoint: Checkpoint, tmp_path: Path, name: Precision
 ) -> None:
     model, _ = reference_checkpoint.load_model()
-    export_onnx(EncoderGraph(model, DTYPES[name]), tmp_path)
+    export_onnx(EncoderGraph(model, DTYPES[name]), tmp_path, name)
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / GRAPH_FILE)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     norms = [node for node in graph.node if node.op_type == "RMSNormalization"]
@@ -218,7 +218,7 @@ def test_unknown_target_is_refused_with_the_known_ones(bundle: Path) -> None:
     ("settings", "problem"),
     [
         (Settings("tensorrt", "fp32"), "tensorrt takes --precision fp16 or bf16, not fp32"),
-        (Settings("onnxruntime", "fp16"), "onnxruntime takes --precision fp32, not fp16"),
+        (Settings("onnxruntime", "fp16"), "onnxruntime takes --precision fp32 or int16, not fp16"),
         (
             Settings("tensorrt", "fp16", PlanSettings(buckets=[Bucket(4, 512)])),
             "add --profile 1x1024",
@@ -253,7 +253,7 @@ def test_machine_without_a_gpu_is_told_so(bundle: Path) -> None:
 def test_smollm2_compiles_for_three_buckets(precision: Precision, tmp_path: Path) -> None:
     decoder, _ = llm.load(llm.locate(llm.SMOLLM2), torch.float32)
     model = LLMSRec(decoder, Heads(decoder.config.hidden_size), torch.zeros(3, 64)).eval()
-    export_onnx(EncoderGraph(model, DTYPES[precision]), tmp_path)
+    export_onnx(EncoderGraph(model, DTYPES[precision]), tmp_path, precision)
     del decoder, model
     library = load_library("tensorrt_rtx")
     plan = Plan(
