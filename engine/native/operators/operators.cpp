@@ -249,6 +249,20 @@ class CausalAttention {
   int64_t num_key_heads_;
 };
 
+// Made once, and never released: it must outlive every session.
+CustomOpDomain* Domain(Api* api) {
+  static const CustomOp ops[] = {MakeCustomOp<QuantizeBlocks>(), MakeCustomOp<NormalizeBlocks>(),
+                                 MakeCustomOp<GateBlocks>(), MakeCustomOp<MatMulBlocks>(),
+                                 MakeCustomOp<CausalAttention>()};
+  static CustomOpDomain* const domain = [api] {
+    CustomOpDomain* made;
+    Require(CreateCustomOpDomain::Call(api, "llmsrec", &made));
+    for (const CustomOp& op : ops) Require(AddCustomOp::Call(api, made, &op));
+    return made;
+  }();
+  return domain;
+}
+
 }  // namespace
 }  // namespace llmsrec::onnxruntime
 
@@ -257,20 +271,9 @@ using namespace llmsrec::onnxruntime;
 // What ONNX Runtime calls when a session's options name this library.
 extern "C" [[gnu::visibility("default")]] Status* RegisterCustomOps(SessionOptions* options,
                                                                     const ApiBase* base) {
-  static const CustomOp ops[] = {MakeCustomOp<QuantizeBlocks>(), MakeCustomOp<NormalizeBlocks>(),
-                                 MakeCustomOp<GateBlocks>(), MakeCustomOp<MatMulBlocks>(),
-                                 MakeCustomOp<CausalAttention>()};
-  static CustomOpDomain* domain = nullptr;  // outlives every session
   Api* api = base->get_api(kApiVersion);
   if (api == nullptr) {
     return CreateStatus::Call(base->get_api(1), kFail, "ONNX Runtime 1.18 or newer is needed");
   }
-  if (domain != nullptr) return AddCustomOpDomain::Call(api, options, domain);
-  return CatchErrors(api, [&] {
-    CustomOpDomain* made;
-    Require(CreateCustomOpDomain::Call(api, "llmsrec", &made));
-    for (const CustomOp& op : ops) Require(AddCustomOp::Call(api, made, &op));
-    Require(AddCustomOpDomain::Call(api, options, made));
-    domain = made;
-  });
+  return CatchErrors(api, [&] { Require(AddCustomOpDomain::Call(api, options, Domain(api))); });
 }
