@@ -192,6 +192,11 @@ def describe(answer: Recommendation, num_interactions: int) -> list[str]:
         f"model {answer.model_version}, catalogue {answer.catalogue_version}",
         f"used {answer.num_used_interactions} of {num_interactions} interactions",
     ]
+    if (batch := answer.micro_batch) is not None:
+        lines.append(
+            f"prompt of {answer.num_prompt_tokens} tokens, one of {batch.num_prompts} encoded"
+            f" together, the longest of {batch.longest_prompt_tokens} tokens"
+        )
     lines += [f"ignored {i.index}: {i.item_id} ({i.reason.value})" for i in answer.ignored]
     num_unlisted = num_interactions - answer.num_used_interactions - len(answer.ignored)
     return [*lines, f"ignored {num_unlisted} more"] if num_unlisted > 0 else lines

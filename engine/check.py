@@ -8,12 +8,12 @@ import msgspec
 import numpy as np
 
 from engine.errors import BundleError, InvalidRequest
-from engine.manifest import read_manifest
+from engine.manifest import Precision, read_manifest
 from engine.recommender import Recommender
 from engine.request import Interaction
 
 PROBES_FILE = "probes.json"
-MIN_COSINE = 0.9999
+MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999, "int16": 0.9999, "fp16": 0.999, "bf16": 0.999}
 """Between the vectors of the machine that built a bundle and those of another one."""
 
 
@@ -34,10 +34,11 @@ def check_bundle(path: Path) -> list[str]:
     with closing(Recommender.open(path)) as recommender:
         probes = _read_probes(path / PROBES_FILE, manifest.vector_dim)
         cosine = _lowest_cosine(recommender, probes, path)
-    if not cosine >= MIN_COSINE:
+    bar = MIN_COSINE[manifest.precision]
+    if not cosine >= bar:
         raise BundleError(
             f"{path}: the user vectors of its probes differ from those of the build (cosine"
-            f" {cosine:.6f} < {MIN_COSINE}); build the bundle on this kind of machine"
+            f" {cosine:.6f} < {bar}); build the bundle on this kind of machine"
         )
     num_bytes = sum(entry.num_bytes for entry in manifest.files.values())
     parity = manifest.parity

@@ -7,7 +7,7 @@ EngineError
 ├── ShuttingDown       UNAVAILABLE          another replica answers
 ├── EncodingFailed     INTERNAL             the encoder gave no finite vector
 ├── BundleError        FAILED_PRECONDITION  a bundle that cannot be served
-├── PlanError          FAILED_PRECONDITION  a TensorRT plan that cannot be compiled or run here
+├── PlanError          FAILED_PRECONDITION  an encoder that cannot be compiled or run on this GPU
 ├── ConfigError        FAILED_PRECONDITION  a configuration that cannot be used
 └── CallFailed         what the server said a call that brought no recommendation
 """

@@ -16,7 +16,7 @@ MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "encoder.onnx"
 WEIGHTS_FILE = "encoder.onnx.data"
 
-Backend = Literal["onnxruntime", "tensorrt"]
+Backend = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt"]
 Precision = Literal["fp32", "int16", "fp16", "bf16"]
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
@@ -31,7 +31,7 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Bucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A size up to which a plan is compiled: one optimization profile."""
+    """A largest micro-batch: an optimization profile of a plan, or the size of a CUDA graph."""
 
     max_batch_size: Annotated[int, msgspec.Meta(ge=1)]
     max_tokens: Annotated[int, msgspec.Meta(ge=1)]
@@ -85,6 +85,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What ran the encoder graph when it was compared."""
     plan: Plan | None = None
     """Only of the backend tensorrt."""
+    buckets: list[Bucket] | msgspec.UnsetType = msgspec.UNSET
+    """Only of the backend onnxruntime-cuda, whose CUDA graphs have these sizes."""
     files: dict[FileName, FileEntry]
     digest: str = ""
     """SHA-256 of the manifest without its digest, see `seal`."""

@@ -25,6 +25,7 @@ from engine.request import (
     IgnoredInteraction,
     IgnoredReason,
     Interaction,
+    MicroBatch,
     Query,
     RankedItem,
     Recommendation,
@@ -149,6 +150,7 @@ class Recommender:
         Raises:
             EncodingFailed: a user vector is not finite.
         """
+        batch = MicroBatch(len(queries), max(len(query.prompt) for query in queries))
         started = time.perf_counter()
         vectors = self._encoder.encode([query.prompt for query in queries], "user_vector")
         if not np.isfinite(vectors).all():
@@ -167,6 +169,7 @@ class Recommender:
             self._assemble(
                 query,
                 ranking,
+                batch,
                 StageTimings(
                     render_ms=query.render_ms, encode_ms=encode_ms, retrieve_ms=retrieve_ms
                 ),
@@ -189,7 +192,9 @@ class Recommender:
             rows.update(seen)
         return np.array(sorted(rows), np.int32)
 
-    def _assemble(self, query: Query, ranking: Ranking, timings: StageTimings) -> Recommendation:
+    def _assemble(
+        self, query: Query, ranking: Ranking, batch: MicroBatch, timings: StageTimings
+    ) -> Recommendation:
         item_ids, titles = self._bundle.item_ids, self._bundle.titles
         return Recommendation(
             items=[
@@ -200,6 +205,8 @@ class Recommender:
             catalogue_version=self.catalogue_version,
             ignored=query.ignored,
             num_used_interactions=query.num_used_interactions,
+            num_prompt_tokens=len(query.prompt),
+            micro_batch=batch,
             timings=timings,
         )
 

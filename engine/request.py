@@ -77,6 +77,14 @@ class RankedItem:
 
 
 @dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """The prompts that were encoded together; the shorter ones are padded to the longest."""
+
+    num_prompts: int
+    longest_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recommendation:
     items: Sequence[RankedItem]
     """Best first."""
@@ -84,4 +92,7 @@ class Recommendation:
     catalogue_version: str
     ignored: Sequence[IgnoredInteraction]
     num_used_interactions: int
+    num_prompt_tokens: int
+    micro_batch: MicroBatch | None
+    """None where an older server did not tell."""
     timings: StageTimings = field(default_factory=StageTimings)

@@ -7,6 +7,7 @@ from engine.request import (
     IgnoredInteraction,
     IgnoredReason,
     Interaction,
+    MicroBatch,
     RankedItem,
     Recommendation,
     RecommendRequest,
@@ -82,6 +83,8 @@ def encode_recommendation(recommendation: Recommendation) -> pb.RecommendRespons
         ],
         num_ignored_interactions=len(recommendation.ignored),
         num_used_interactions=recommendation.num_used_interactions,
+        num_prompt_tokens=recommendation.num_prompt_tokens,
+        micro_batch=_encode_micro_batch(recommendation.micro_batch),
     )
 
 
@@ -98,6 +101,8 @@ def decode_recommendation(message: pb.RecommendResponse) -> Recommendation:
         catalogue_version=message.catalogue_version,
         ignored=[_decode_ignored(ignored) for ignored in message.ignored_interactions],
         num_used_interactions=message.num_used_interactions,
+        num_prompt_tokens=message.num_prompt_tokens,
+        micro_batch=_decode_micro_batch(message),
         timings=StageTimings(
             render_ms=timings.render_ms,
             queue_ms=timings.queue_ms,
@@ -122,6 +127,21 @@ def _encode_interaction(index: int, interaction: Interaction) -> pb.Interaction:
         raise InvalidRequest(f"history[{index}].item_id", "is not valid Unicode") from error
     except ValueError as error:
         raise InvalidRequest(f"history[{index}].timestamp_ms", "is no 64-bit integer") from error
+
+
+def _encode_micro_batch(batch: MicroBatch | None) -> pb.MicroBatch | None:
+    if batch is None:
+        return None
+    return pb.MicroBatch(
+        num_prompts=batch.num_prompts, longest_prompt_tokens=batch.longest_prompt_tokens
+    )
+
+
+def _decode_micro_batch(message: pb.RecommendResponse) -> MicroBatch | None:
+    if not message.HasField("micro_batch"):
+        return None
+    batch = message.micro_batch
+    return MicroBatch(batch.num_prompts, batch.longest_prompt_tokens)
 
 
 def _decode_ignored(message: pb.IgnoredInteraction) -> IgnoredInteraction:

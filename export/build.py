@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
@@ -26,6 +27,7 @@ from engine.fragments import Fragments
 from engine.manifest import (
     MANIFEST_FILE,
     Backend,
+    Bucket,
     Manifest,
     ParityReport,
     Plan,
@@ -41,7 +43,13 @@ from export.encoder_graph import EncoderGraph
 from export.errors import BuildError
 from export.fragments import build_fragments
 from export.onnx_export import export_onnx
-from export.plan import PlanSettings, add_plan, require_plan_can_be_made
+from export.plan import (
+    PlanSettings,
+    add_plan,
+    full_sizes,
+    require_longest_fits,
+    require_plan_can_be_made,
+)
 from export.torch_encoder import TorchEncoder
 from llmsrec.catalogue import write_catalogue
 from llmsrec.checkpoint import Checkpoint
@@ -59,11 +67,12 @@ DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
 }
 """Of the traced LLM."""
-_PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx", "onnxruntime")
+_PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx")
 
 
 PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "int16"),
+    "onnxruntime-cuda": ("fp16", "bf16", "fp32"),
     "tensorrt": ("fp16", "bf16"),
 }
 """What each backend runs; its default first."""
@@ -110,6 +119,7 @@ def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progre
             "the checkpoint holds no histories to compare the engine with PyTorch on; copy or"
             " import it again, with its histories"
         )
+    require_longest_fits(settings.plan)
     if settings.backend == "tensorrt":
         require_plan_can_be_made(settings.plan)
     with replaced_whole(output) as aside:
@@ -121,7 +131,7 @@ def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progre
             plan = add_plan(aside, output, settings.plan, compared.prompt_lengths, bars)
         bars.update(steps, advance=1, description="writing the bundle")
         _write_items(aside, checkpoint, compared)
-        return _write_manifest(aside, checkpoint, settings, compared.report, plan)
+        return _write_manifest(aside, checkpoint, settings, compared, plan)
 
 
 def _export(
@@ -198,9 +208,12 @@ def _write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
     settings: Settings,
-    report: ParityReport,
+    compared: Compared,
     plan: Plan | None,
 ) -> Manifest:
+    buckets: list[Bucket] | msgspec.UnsetType = msgspec.UNSET
+    if settings.backend == "onnxruntime-cuda":
+        buckets = full_sizes(settings.plan, compared.prompt_lengths)
     catalogue_files = (folder / CATALOGUE_FILE, folder / ITEMS_FILE)
     unsealed = Manifest(
         model_version=f"{checkpoint.config.model_version}-{checkpoint.digest()[:8]}",
@@ -210,10 +223,12 @@ def _write_manifest(
         num_items=len(checkpoint.catalogue),
         vector_dim=VECTOR_DIM,
         max_prompt_tokens=MAX_PROMPT_TOKENS,
-        built_with={name: version(name) for name in _PACKAGES},
-        parity=report,
+        built_with={name: version(name) for name in _PACKAGES}
+        | {"onnxruntime": onnxruntime.__version__},
+        parity=compared.report,
         parity_runtime="pytorch" if settings.precision == "bf16" else "onnxruntime",
         plan=plan,
+        buckets=buckets,
         files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
     )
     manifest = seal(unsealed)

@@ -2,6 +2,7 @@
 
 python export/build_engine.py --checkpoint CHECKPOINT --output BUNDLE
 python export/build_engine.py --checkpoint CHECKPOINT --output BUNDLE --backend tensorrt
+python export/build_engine.py --checkpoint CHECKPOINT --output BUNDLE --backend onnxruntime-cuda
 """
 
 import argparse
@@ -56,7 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
-        help="of the encoder's weights; default: fp32 for onnxruntime, fp16 for tensorrt",
+        help="of the encoder's weights; default: fp32 for onnxruntime, fp16 for a GPU",
     )
     tensorrt = parser.add_argument_group("of the backend tensorrt, which compiles a plan")
     tensorrt.add_argument(
@@ -71,14 +72,15 @@ def _make_parser() -> argparse.ArgumentParser:
         help="compute capability to compile for, such as 8.9; repeatable, TensorRT-RTX only;"
         " default: what the library compiles for of itself",
     )
-    tensorrt.add_argument(
+    sizes = parser.add_argument_group("of the backends for a GPU, which make sizes ready")
+    sizes.add_argument(
         "--profile",
         dest="buckets",
         action="append",
         default=[],
         type=parse_bucket,
         metavar="USERSxTOKENS",
-        help="largest micro-batch to compile for, such as 32x384; repeatable; default: measured"
+        help="largest micro-batch to be fast at, such as 32x384; repeatable; default: measured"
         " on the checkpoint's histories",
     )
     return parser
@@ -98,8 +100,10 @@ def parse_bucket(text: str) -> Bucket:
 def _make_settings(arguments: argparse.Namespace) -> Settings:
     plan = PlanSettings(arguments.library, arguments.targets, arguments.buckets)
     precision = arguments.precision or PRECISIONS[arguments.backend][0]
-    if arguments.backend != "tensorrt" and plan != PlanSettings(None, [], []):
-        raise BuildError("--library, --target and --profile need --backend tensorrt")
+    if arguments.backend != "tensorrt" and (plan.library or plan.targets):
+        raise BuildError("--library and --target need --backend tensorrt")
+    if arguments.backend == "onnxruntime" and plan.buckets:
+        raise BuildError("--profile needs --backend tensorrt or onnxruntime-cuda")
     return Settings(arguments.backend, precision, plan)
 
 

@@ -1,4 +1,4 @@
-"""The TensorRT plan of a bundle: its sizes measured on real prompts, compiled or taken over."""
+"""What a bundle holds for a GPU: sizes measured on real prompts, a plan compiled or taken over."""
 
 import resource
 import shutil
@@ -54,6 +54,19 @@ def measure_buckets(lengths: Sequence[int]) -> list[Bucket]:
     return buckets if usual < MAX_PROMPT_TOKENS else buckets[:2]
 
 
+def full_sizes(settings: PlanSettings, lengths: Sequence[int]) -> list[Bucket]:
+    """Give the buckets for a runtime that always runs them in full, the smaller ones first.
+
+    They are the largest micro-batches and, so that little is run in vain, their halves down to one.
+    """
+    sizes = {
+        (bucket.max_tokens, bucket.max_batch_size >> num_halvings)
+        for bucket in settings.buckets or measure_buckets(lengths)
+        for num_halvings in range(bucket.max_batch_size.bit_length())
+    }
+    return [Bucket(max_batch_size, max_tokens) for max_tokens, max_batch_size in sorted(sizes)]
+
+
 def add_plan(
     folder: Path, output: Path, settings: PlanSettings, lengths: Sequence[int], bars: Progress
 ) -> Plan:
@@ -91,10 +104,17 @@ def require_plan_can_be_made(settings: PlanSettings) -> None:
     """Refuse what cannot be compiled, before any long work.
 
     Raises:
-        BuildError: the longest prompt fits into none of the sizes asked for.
         PlanError: the library is missing, or does not know a target.
     """
     find_targets(load_library(settings.library), settings.targets)
+
+
+def require_longest_fits(settings: PlanSettings) -> None:
+    """Refuse sizes of which none holds the longest prompt.
+
+    Raises:
+        BuildError: with the size to add.
+    """
     longest = max((bucket.max_tokens for bucket in settings.buckets), default=MAX_PROMPT_TOKENS)
     if longest < MAX_PROMPT_TOKENS:
         raise BuildError(

@@ -136,6 +136,14 @@ class Trainer:
         teachers = self.teacher_head(self.teacher.user_states(sequences_seen))  # [B, D]
         return training_loss(users, candidates, teachers)
 
+    def learn(self, samples: list[Sample]) -> float:
+        """Take one step of the optimiser and give the loss before it."""
+        loss = self.loss(samples)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        return loss.item()
+
     def validate(self, bars: Progress) -> dict[str, float]:
         """Rank each validation target among its saved negatives."""
         dataset = self.dataset
@@ -150,21 +158,18 @@ class Trainer:
         return {"hr@10": metrics.hit_rate(ranks, 10), "ndcg@10": metrics.ndcg(ranks, 10)}
 
     def _run_epoch(self, state: Path, bars: Progress) -> None:
-        batches = list(self._draw_batches())
+        batches = list(self.draw_batches())
         task = bars.add_task(f"epoch {self.epoch + 1}", total=len(batches), completed=self.step)
         for batch in batches[self.step :]:
-            loss = self.loss(batch)
-            self.optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimiser.step()
+            loss = self.learn(batch)
             self.step += 1
             if self.step % _SAVE_EVERY_STEPS == 0:
                 self._save(state)
-            described = f"epoch {self.epoch + 1}, loss {loss.item():.3f}"
+            described = f"epoch {self.epoch + 1}, loss {loss:.3f}"
             bars.update(task, advance=1, description=described)
         bars.remove_task(task)
 
-    def _draw_batches(self) -> Iterator[list[Sample]]:
+    def draw_batches(self) -> Iterator[list[Sample]]:
         """Draw one position a user; seeded by the epoch, so that a resumed one repeats it."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
         users = rng.permutation(self.dataset.num_users).tolist()

@@ -8,16 +8,36 @@ from collections.abc import Callable
 import msgspec
 
 from engine.errors import EngineError
-from perf import encoder, prompt, recommend, topk
+from llmsrec.errors import LLMSRecError
+from perf import (
+    encoder,
+    gpu_summary,
+    plan_validity,
+    prompt,
+    pytorch,
+    random_checkpoint,
+    recommend,
+    saturation,
+    topk,
+    train,
+)
+from perf.compare import arguments as compare_arguments
+from perf.compare import command as compare
+from perf.compare.errors import CompareError
 from perf.load import arguments as load_arguments
 from perf.load import command as load
 from perf.load.errors import LoadError
 
 FIGURES = {
     "recommend": ("Recommend against the bare forward, and that against PyTorch", recommend),
-    "encoder": ("one forward beside the arithmetic it must do", encoder),
+    "encoder": ("forwards beside the arithmetic that they must do", encoder),
+    "pytorch": ("forwards in PyTorch beside the arithmetic that they do", pytorch),
     "topk": ("exact top-k beside NumPy and the bytes it must read", topk),
+    "saturation": ("a saturated server beside back-to-back forwards of its batches", saturation),
+    "train": ("a training step beside the arithmetic that it does", train),
     "prompt": ("rendering prompts from fragments beside tokenising them", prompt),
+    "plan-validity": ("whether a TensorRT plan loads on this GPU", plan_validity),
+    "random-checkpoint": ("random weights of an LLM's shape, to time", random_checkpoint),
 }
 """Commands that print their figures as JSON."""
 
@@ -43,10 +63,26 @@ def main() -> int:
     )
     load_arguments.add_arguments(command)
     command.set_defaults(run=load.run)
+    command = commands.add_parser(
+        "compare",
+        help="the model in every way at hand: PyTorch, OpenVINO, llama.cpp, vLLM, plain FastAPI",
+        description=compare.__doc__,
+        epilog=compare_arguments.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    compare_arguments.add_arguments(command)
+    command.set_defaults(run=compare.run)
+    command = commands.add_parser(
+        "gpu-summary",
+        help="what perf/gpu.sh measured, beside what it is meant to be",
+        description=gpu_summary.__doc__,
+    )
+    gpu_summary.add_arguments(command)
+    command.set_defaults(run=gpu_summary.run)
     options = parser.parse_args()
     try:
         exit_code: int = options.run(options)
-    except (EngineError, LoadError) as error:
+    except (EngineError, LLMSRecError, LoadError, CompareError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return exit_code

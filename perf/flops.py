@@ -44,7 +44,8 @@ def count_model_flop(llm: PretrainedConfig, num_users: int, num_tokens: int) -> 
     head = width * HEAD_WIDTH + HEAD_WIDTH * VECTOR_DIM
     num_pairs = num_tokens * (num_tokens + 1) // 2
     matrices = num_tokens * (llm.num_hidden_layers * layer + projector) + head
-    return num_users * (2 * matrices + 4 * llm.num_hidden_layers * num_pairs * queries)
+    num_flop: int = num_users * (2 * matrices + 4 * llm.num_hidden_layers * num_pairs * queries)
+    return num_flop
 
 
 def _use_standard_operators(graph: onnx.GraphProto) -> None:

@@ -36,10 +36,16 @@ def matrix_peak_gflops(device: str, dtype: torch.dtype) -> float:
     return 2 * size**3 / seconds / 1e9
 
 
-def read_peak_gb_per_s() -> float:
-    """Sum an array much larger than any cache, on all threads."""
-    array = torch.ones(READ_BYTES // 4)
-    return READ_BYTES / best_seconds(array.sum) / 1e9
+def read_peak_gb_per_s(device: str = "cpu") -> float:
+    """Sum an array much larger than any cache, on all threads of the CPU or on the GPU."""
+    array = torch.ones(READ_BYTES // 4, device=device)
+
+    def read() -> None:
+        array.sum()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return READ_BYTES / best_seconds(read) / 1e9
 
 
 def best_seconds(call: Callable[[], object]) -> float:

@@ -1,7 +1,7 @@
 """Times the exact top-k beside NumPy and beside the bytes that it must read.
 
 Both rank random vectors, and must agree before any time is taken. The roof is reading memory once,
-measured in the same run.
+measured in the same run. On a GPU the CUDA kernels are timed beside PyTorch's product and topk.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from engine.retrieval import Ranking, retrieve
+from perf import topk_cuda
 from perf.peaks import best_seconds, read_peak_gb_per_s
 
 DIM = 128
@@ -39,15 +40,23 @@ class Result(msgspec.Struct, frozen=True):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--items", type=int, default=1_000_000, help="of 128 fp32 values")
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 16, 64], help="of one call")
-    parser.add_argument("-k", type=int, default=100, help="items to find for each query")
-    parser.add_argument("--threads", type=int, default=2, help="of ours; NumPy takes what it takes")
+    add = parser.add_argument
+    add("--items", type=int, default=1_000_000, help="of 128 values")
+    add("--queries", type=int, nargs="+", default=[1, 16, 64], help="of one call")
+    add("-k", type=int, default=100, help="items to find for each query")
+    add("--threads", type=int, default=2, help="of ours on the CPU; NumPy takes what it takes")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="what ranks")
+    add("--dtype", choices=topk_cuda.DTYPES, default="fp32", help="of the items, on a GPU")
+    add("--exclusions", type=int, default=0, help="items that no answer may hold, on a GPU")
 
 
-def run(arguments: argparse.Namespace) -> Result:
+def run(arguments: argparse.Namespace) -> Result | topk_cuda.Result:
     rng = np.random.default_rng(0)
     items = rng.standard_normal((arguments.items, DIM), np.float32)  # [N, D]
+    if arguments.device == "cuda":
+        return topk_cuda.run(arguments, items, rng)
+    if arguments.dtype != "fp32" or arguments.exclusions:
+        raise SystemExit("--dtype and --exclusions need --device cuda")
     peak = read_peak_gb_per_s()
     figures = []
     for num_queries in track(arguments.queries, "queries", console=Console(stderr=True)):

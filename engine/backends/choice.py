@@ -1,7 +1,10 @@
 """Opens the encoder of a bundle on the backend that it was built for."""
 
+import msgspec
+
 from engine.backends import Encoder
 from engine.backends.onnxruntime import OnnxRuntimeEncoder
+from engine.backends.onnxruntime_cuda.encoder import CudaEncoder
 from engine.backends.tensorrt.encoder import TensorRTEncoder
 from engine.bundle import Bundle
 from engine.config import EncoderConfig
@@ -12,9 +15,11 @@ def open_encoder(bundle: Bundle, config: EncoderConfig) -> Encoder:
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
-        PlanError: the TensorRT plan cannot be run here.
+        PlanError: there is no GPU that can run what the bundle holds for one.
     """
-    plan = bundle.manifest.plan
-    if plan is None:
-        return OnnxRuntimeEncoder(bundle.path, bundle.item_table, config)
-    return TensorRTEncoder(bundle.path, plan, bundle.item_table)
+    manifest = bundle.manifest
+    if manifest.plan is not None:
+        return TensorRTEncoder(bundle.path, manifest.plan, bundle.item_table)
+    if manifest.buckets is not msgspec.UNSET:
+        return CudaEncoder(bundle.path, manifest.buckets, bundle.item_table)
+    return OnnxRuntimeEncoder(bundle.path, bundle.item_table, config)

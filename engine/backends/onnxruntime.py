@@ -18,9 +18,7 @@ from llmsrec.prompt import USER_READOUT_SLOT
 
 _WARM_UP_TOKENS = 64
 OPERATORS = next(
-    library
-    for folder in native.__path__
-    if (library := Path(folder) / "_operators.so").is_file()
+    library for folder in native.__path__ if (library := Path(folder) / "_operators.so").is_file()
 )
 """The operators of the domain `llmsrec`, of which int16 graphs are made."""
 

@@ -104,6 +104,16 @@ class _Sender:
         else:
             stages_ms = {name: getattr(reply.timings, name) for name in STAGES}
             self.tally.add_answer(slot, latency_ms, stages_ms, self._clients.objective_ms)
+            answered_s = since_warm_up_s + latency_ms / 1e3
+            self.tally.last_answer_s = max(self.tally.last_answer_s, answered_s)
+            self._count_row(reply)
+
+    def _count_row(self, reply: pb.RecommendResponse) -> None:
+        batch = reply.micro_batch
+        if batch.num_prompts:  # an older server does not tell
+            self.tally.batches.add(
+                batch.num_prompts, reply.num_prompt_tokens, batch.longest_prompt_tokens
+            )
 
     def _slot_of(self, since_warm_up_s: float) -> int:
         num_slots = len(self.tally.slots)

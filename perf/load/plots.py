@@ -8,8 +8,9 @@ import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from perf.load.batches import Batches
 from perf.load.result import LoadResult
 from perf.load.search import Search
 from perf.load.settings import Overload
@@ -56,6 +57,30 @@ def draw_stages(result: LoadResult) -> str:
         axes.grid(visible=False, axis="y")
         axes.margins(x=0.12)
         axes.legend(loc="best")
+        return _to_svg(figure)
+
+
+def draw_batch_sizes(batches: Batches) -> str:
+    """Draw which share of the micro-batches had which size."""
+    num_batches = sum(size.num_batches for size in batches.sizes)
+    shares = [size.num_batches / num_batches for size in batches.sizes]
+    return _draw_by_size(batches, shares, "share of the micro-batches")
+
+
+def draw_padding(batches: Batches) -> str:
+    """Draw which share of the padded tokens was padding, by the size of the micro-batch."""
+    shares = [size.padding_share for size in batches.sizes]
+    return _draw_by_size(batches, shares, "padding, share of the padded tokens")
+
+
+def _draw_by_size(batches: Batches, shares: Sequence[float], label: str) -> str:
+    with style.context(STYLE):
+        figure, axes = _start("prompts of a micro-batch", label, NARROW)
+        axes.bar([size.num_prompts for size in batches.sizes], shares, color=MEDIAN_COLOUR)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.set_ylim(bottom=0)
+        axes.grid(visible=False, axis="x")
         return _to_svg(figure)
 
 

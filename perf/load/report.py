@@ -8,11 +8,19 @@ from string import Template
 import msgspec
 
 from perf.load.outcome import Outcome
-from perf.load.plots import draw_moments, draw_percentiles, draw_rates, draw_stages, write_ms
+from perf.load.plots import (
+    draw_batch_sizes,
+    draw_moments,
+    draw_padding,
+    draw_percentiles,
+    draw_rates,
+    draw_stages,
+    write_ms,
+)
 from perf.load.result import Latency, LoadResult
 from perf.load.search import Search
 from perf.load.settings import Drawn
-from perf.load.summary import explain_best, explain_void, label_stages
+from perf.load.summary import explain_batches, explain_best, explain_void, label_stages
 
 PAGE = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
 TRIAL_HEADER = ["requests/s", "sent/s", "p50 ms", "p99 ms", "good", "failed", "objective"]
@@ -56,6 +64,9 @@ def _tiles(outcome: Outcome) -> Iterable[tuple[str, str]]:
         yield f"{write_ms(result.latency.p99_ms)} ms", "p99 latency"
     goodput = result.goodput
     yield f"{goodput.share:.2%}", f"answered within {goodput.objective_ms:g} ms"
+    if (batches := result.batches) is not None:
+        yield f"{batches.padding_share:.1%}", "of the padded tokens are padding"
+        yield f"{batches.tokens_per_s:,.0f}/s", "prompt tokens served"
     yield f"{sum(result.failures.values())}", f"of {result.num_requests} requests failed"
 
 
@@ -72,6 +83,10 @@ def _figures(outcome: Outcome) -> Iterable[tuple[str, str]]:
     yield f"Latency over time{where}", draw_moments(result, overloads)
     yield f"Latency by percentile{where}", draw_percentiles(result, objective_ms)
     yield f"Stages in the server{where}", draw_stages(result)
+    batches = result.batches
+    missing = f"<p>{explain_batches(result)}</p>"
+    yield f"Batch sizes{where}", draw_batch_sizes(batches) if batches else missing
+    yield f"Padding waste{where}", draw_padding(batches) if batches else missing
 
 
 def _tables(outcome: Outcome) -> Iterable[str]:

@@ -4,6 +4,7 @@ import math
 
 import msgspec
 
+from perf.load.batches import Batches
 from perf.load.histogram import Histogram
 from perf.load.plan import Plan
 from perf.load.settings import Clients
@@ -55,6 +56,8 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     """How much later than intended the clients sent."""
     stages: dict[str, Latency]
     """The server's own timings, as its answers carry them."""
+    batches: Batches | None
+    """None where the server's answers do not tell."""
     curve: list[tuple[float, float]]
     """Percentile and latency in ms, evenly spaced in the logarithm of what is above them."""
     moments: list[Moment]
@@ -80,6 +83,7 @@ def summarise(plan: Plan, tally: Tally, clients: Clients) -> LoadResult:
         latency=_describe(tally.latency) if len(tally.latency) else None,
         send_lag=_describe(tally.send_lag),
         stages={name: _describe(times) for name, times in tally.stages.items()},
+        batches=tally.batches.summarise(max(plan.duration_s, tally.last_answer_s)),
         curve=_draw_curve(tally.latency),
         moments=[
             Moment(

@@ -59,6 +59,7 @@ def _describe_result(result: LoadResult) -> list[str]:
         f" {failed or 'none'}",
         f"goodput   {goodput.rate:.2f}/s, {goodput.share:.2%} of the requests answered within"
         f" {goodput.objective_ms:g} ms",
+        f"batches   {explain_batches(result)}",
         "",
         f"{'ms':<14}{'p50':>10}{'p90':>10}{'p99':>10}{'p99.9':>10}{'max':>10}",
     ]
@@ -66,6 +67,16 @@ def _describe_result(result: LoadResult) -> list[str]:
         lines.append(_describe_times("latency", result.latency))
     lines += [_describe_times(f"  {name}", times) for name, times in label_stages(result).items()]
     return [*lines, _describe_times("send lag", result.send_lag)]
+
+
+def explain_batches(result: LoadResult) -> str:
+    batches = result.batches
+    if batches is None:
+        return "not reported: the answers do not tell their micro-batches"
+    return (
+        f"of {batches.mean_prompts:.2f} prompts on average, {batches.padding_share:.1%} padding,"
+        f" {batches.tokens_per_s:,.0f} prompt tokens/s"
+    )
 
 
 def label_stages(result: LoadResult) -> dict[str, Latency]:

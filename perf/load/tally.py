@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from perf.load.batches import BatchTally
 from perf.load.histogram import Histogram
 from perf.load.plan import Plan
 
@@ -37,10 +38,13 @@ class Tally:
     num_within_objective: int = 0
     last_send_s: float = 0.0
     """When the last request was really sent, since the end of the warm-up."""
+    last_answer_s: float = 0.0
+    """When the last answer came, since then as well."""
     latency: Histogram = field(default_factory=Histogram)
     """Of answers, from the intended time of sending."""
     send_lag: Histogram = field(default_factory=Histogram)
     stages: dict[str, Histogram] = field(default_factory=dict)
+    batches: BatchTally = field(default_factory=BatchTally)
     failures: Counter[str] = field(default_factory=Counter)
     """Requests by the gRPC status that they ended with instead of an answer."""
 
@@ -68,8 +72,10 @@ class Tally:
         self.num_sent += other.num_sent
         self.num_within_objective += other.num_within_objective
         self.last_send_s = max(self.last_send_s, other.last_send_s)
+        self.last_answer_s = max(self.last_answer_s, other.last_answer_s)
         self.latency.merge(other.latency)
         self.send_lag.merge(other.send_lag)
         for name, histogram in other.stages.items():
             self.stages.setdefault(name, Histogram()).merge(histogram)
+        self.batches.merge(other.batches)
         self.failures.update(other.failures)

@@ -70,8 +70,9 @@ def encoder(exported: Exported) -> OnnxRuntimeEncoder:
 def distances(found: NDArray[np.float32], expected: torch.Tensor) -> NDArray[np.float64]:
     """Give the length of each difference, as a share of the vector's."""
     wide = expected.double().numpy()
-    lengths: NDArray[np.float64] = np.linalg.norm(found - wide, axis=1)
-    return lengths / np.linalg.norm(wide, axis=1)
+    shares: NDArray[np.float64] = np.linalg.norm(found - wide, axis=1)
+    shares /= np.linalg.norm(wide, axis=1)
+    return shares
 
 
 def test_vectors_are_the_models_to_half_a_percent(

@@ -12,7 +12,14 @@ import numpy as np
 
 from engine.config import AdmissionConfig, BatcherConfig, Config, ServerConfig
 from engine.errors import EncodingFailed, InvalidRequest
-from engine.request import Prompt, Query, RankedItem, Recommendation, RecommendRequest
+from engine.request import (
+    MicroBatch,
+    Prompt,
+    Query,
+    RankedItem,
+    Recommendation,
+    RecommendRequest,
+)
 from engine.server import serve
 
 if TYPE_CHECKING:
@@ -67,6 +74,7 @@ class FakeRecommender:
         if NOT_FINITE in sums:
             raise EncodingFailed("the encoder gave a user vector that is not finite")
         self.num_answered += len(queries)
+        batch = MicroBatch(len(queries), max(len(query.prompt) for query in queries))
         return [
             Recommendation(
                 items=[RankedItem(str(total), f"Title {total}", float(total))],
@@ -74,6 +82,8 @@ class FakeRecommender:
                 catalogue_version=self.catalogue_version,
                 ignored=[],
                 num_used_interactions=query.num_used_interactions,
+                num_prompt_tokens=len(query.prompt),
+                micro_batch=batch,
             )
             for query, total in zip(queries, sums, strict=True)
         ]

@@ -183,7 +183,8 @@ def test_command_line_prints_what_the_engine_gives_in_process(
         assert (item_id, title) == (item.item_id, item.title)
         assert float(score) == pytest.approx(item.score, abs=2e-4)
     assert f"model {expected.model_version}, catalogue {expected.catalogue_version}" in lines
-    assert lines[-1] == "used 2 of 2 interactions"
+    assert lines[-2] == "used 2 of 2 interactions"
+    assert "one of 1 encoded together" in lines[-1]
 
 
 def test_concurrent_requests_of_all_lengths_get_their_single_answers(

@@ -4,6 +4,7 @@ import asyncio
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from engine.request import (
     IgnoredInteraction,
     IgnoredReason,
     Interaction,
+    MicroBatch,
     RankedItem,
     Recommendation,
     StageTimings,
@@ -148,6 +150,8 @@ def test_answer_is_described_in_full() -> None:
         catalogue_version="c",
         ignored=[IgnoredInteraction(1, "x", IgnoredReason.UNKNOWN_ITEM)],
         num_used_interactions=2,
+        num_prompt_tokens=120,
+        micro_batch=MicroBatch(num_prompts=3, longest_prompt_tokens=150),
         timings=StageTimings(0.25, 1, 20, 0.5, 21.75),
     )
     assert describe(answer, 5) == [
@@ -158,7 +162,9 @@ def test_answer_is_described_in_full() -> None:
         "render 0.25 ms, queue 1.00 ms, encode 20.00 ms, retrieve 0.50 ms, total 21.75 ms",
         "model m, catalogue c",
         "used 2 of 5 interactions",
+        "prompt of 120 tokens, one of 3 encoded together, the longest of 150 tokens",
         "ignored 1: x (unknown item)",
         "ignored 2 more",
     ]
     assert describe(answer, 3)[-1] == "ignored 1: x (unknown item)"
+    assert not any("prompt" in line for line in describe(replace(answer, micro_batch=None), 5))

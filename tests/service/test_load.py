@@ -97,6 +97,7 @@ def test_stall_shows_in_every_request_that_it_delayed() -> None:
     slow = [moment.latency.max_ms > 500 for moment in result.moments if moment.latency]
     assert 6 <= sum(slow) <= 12  # of 15 slots of 0.2 s
     assert result.stages["encode_ms"].p50_ms == pytest.approx(0.25, rel=1e-2)
+    assert result.batches is None  # this server does not tell
     # The same stall in a closed loop: one slow request, and a p99 that knows nothing of it.
     assert max(closed_ms) > 1950
     assert np.percentile(closed_ms, 99, method="lower") < 500
@@ -127,6 +128,7 @@ async def test_latency_counts_from_the_intended_time_even_where_the_client_is_la
     assert tally.send_lag.percentiles_ms([1.0])[0] > 750
     assert tally.latency.percentiles_ms([1.0])[0] > 750
     assert tally.last_send_s > 0.9
+    assert tally.last_answer_s > tally.last_send_s
     assert mine.recv() == 0
 
 
@@ -155,7 +157,10 @@ def test_bundle_is_served_measured_and_reported(
     assert outcome["settings"]["load"]["pace"]["rate"] == 10
     assert outcome["result"]["target_rate"] == 10
     assert outcome["result"]["stages"]["encode_ms"]["p50_ms"] > 0
-    assert page.read_text().count("<svg") == 3
+    sizes = outcome["result"]["batches"]["sizes"]
+    assert sum(size["num_prompts"] * size["num_batches"] for size in sizes) == pytest.approx(10)
+    assert outcome["result"]["batches"]["tokens_per_s"] > 0
+    assert page.read_text().count("<svg") == 5
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ async def test_request_is_answered_with_versions_and_timings(running: Running) -
     assert (reply.model_version, reply.catalogue_version) == ("model-1", "catalogue-1")
     assert reply.num_used_interactions == 2
     assert reply.timings.total_ms >= reply.timings.queue_ms > 0
+    assert reply.num_prompt_tokens == reply.micro_batch.longest_prompt_tokens == 2
+    assert reply.micro_batch.num_prompts == 1
 
 
 async def test_concurrent_callers_get_their_own_answers(running: Running) -> None:

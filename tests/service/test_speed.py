@@ -87,6 +87,7 @@ def test_int16_takes_less_than_four_fifths_of_fp32(tmp_path: Path) -> None:
 def test_topk_of_many_queries_takes_less_than_half_of_numpys_time() -> None:
     options = parse(topk.add_arguments, "--items=200000", "--queries", "16", "-k=100")
     (figures,) = topk.run(options).figures
+    assert isinstance(figures, topk.Figures)
     assert figures.ours_over_numpy < 0.5
 
 

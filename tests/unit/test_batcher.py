@@ -32,7 +32,9 @@ class FakeEncoder:
         if any(query.k == BAD_K for query in queries):
             raise InvalidRequest("k", "is bad")
         return [
-            Recommendation([RankedItem(str(query.k), "", 0.0)], "model", "catalogue", [], 1)
+            Recommendation(
+                [RankedItem(str(query.k), "", 0.0)], "model", "catalogue", [], 1, 1, None
+            )
             for query in queries
         ]
 

@@ -1,6 +1,7 @@
 """The micro-benchmarks count what must be done and compare results before they time anything."""
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,17 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
+from ring import ring_dataset
+from torch import nn
+from torch.nn import functional
 
 from engine.manifest import GRAPH_FILE
+from engine.request import Prompt
 from engine.retrieval import Ranking
-from perf import encoder, peaks, prompt, topk
+from llmsrec.checkpoint import Checkpoint
+from perf import encoder, flops, peaks, prompt, pytorch, topk, train
 
 NUM_USERS, NUM_TOKENS = 3, 40
 
@@ -54,19 +61,101 @@ def test_forward_counts_matrix_products_and_causal_attention(
 ) -> None:
     graph = onnx.load(reference_bundle / GRAPH_FILE, load_external_data=False)
     config = json.loads((reference_dir / "llm" / "config.json").read_text())
-    assert encoder.count_flop(graph, NUM_USERS, NUM_TOKENS) == expected_flop(config)
+    assert flops.count_flop(graph, NUM_USERS, NUM_TOKENS) == expected_flop(config)
 
 
-def test_forward_is_timed_beside_the_peak(reference_bundle: Path) -> None:
-    options = parse(encoder.add_arguments, str(reference_bundle), "--rounds=2", "--tokens=30")
-    figures = encoder.run(options)
-    assert figures.gflop_per_s == pytest.approx(figures.gflop / figures.median_ms * 1e3)
-    assert figures.share_of_peak == pytest.approx(figures.gflop_per_s / figures.peak_gflop_per_s)
+def assert_consistent(figures: encoder.Figures, peak_gflop_per_s: float) -> None:
+    seconds = figures.median_ms / 1e3
+    assert figures.users_per_s == pytest.approx(figures.num_users / seconds)
+    assert figures.tokens_per_s == pytest.approx(figures.users_per_s * figures.num_tokens)
+    assert figures.gflop_per_s == pytest.approx(figures.gflop / seconds)
+    assert figures.share_of_peak == pytest.approx(figures.gflop_per_s / peak_gflop_per_s)
+    at_peak = figures.users_per_s / figures.share_of_peak
+    assert figures.roof_users_per_s == pytest.approx(at_peak)
+
+
+def test_forwards_of_each_size_are_timed_beside_the_peak(reference_bundle: Path) -> None:
+    sizes = ["--users", "1", "3", "--tokens", "30", "40", "--rounds=2", "--warm-up=1"]
+    result = encoder.run(parse(encoder.add_arguments, str(reference_bundle), *sizes))
+    assert result.precision == "fp32"
+    found = [(figures.num_users, figures.num_tokens) for figures in result.figures]
+    assert found == [(1, 30), (3, 30), (1, 40), (3, 40)]
+    graph = onnx.load(reference_bundle / GRAPH_FILE, load_external_data=False)
+    for figures in result.figures:
+        assert_consistent(figures, result.peak_gflop_per_s)
+        expected = flops.count_flop(graph, figures.num_users, figures.num_tokens)
+        assert figures.gflop == pytest.approx(expected / 1e9)
+
+
+def test_forwards_that_warm_up_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0, 100, 100, 101, 101, 103, 103, 112])
+    monkeypatch.setattr("perf.encoder.time.perf_counter", lambda: next(clock))
+    seen: list[int] = []
+    options = argparse.Namespace(users=[2], tokens=[30], rounds=3, warm_up=1)
+    times = encoder.time_sizes(lambda prompts: seen.append(len(prompts)), options)
+    assert times == {(2, 30): 2}
+    assert seen == [2] * 4
+
+
+def test_pytorchs_forward_counts_what_pytorch_counts(reference_checkpoint: Checkpoint) -> None:
+    model, _ = reference_checkpoint.load_model()
+    model.llm.set_attn_implementation(pytorch.ATTENTIONS["sdpa"])
+    prompts = [encoder.make_prompt(NUM_TOKENS)] * NUM_USERS
+    counted = train.count_flop(lambda: pytorch.encode(model, prompts))
+    rotary = NUM_TOKENS * model.llm.config.head_dim  # angles, a product of vectors
+    expected = flops.count_model_flop(model.llm.config, NUM_USERS, NUM_TOKENS)
+    assert counted == expected + rotary
+
+
+def test_pytorchs_attentions_give_the_same_vectors(reference_checkpoint: Checkpoint) -> None:
+    model, _ = reference_checkpoint.load_model()
+    rng = np.random.default_rng(0)
+    prompts = [
+        Prompt(rng.integers(0, 500, length, np.int32), encoder.make_prompt(length).slot_ids)
+        for length in (NUM_TOKENS, NUM_TOKENS - 7)
+    ]
+    expected = pytorch.encode(model, prompts)
+    for attention in pytorch.ATTENTIONS.values():
+        model.llm.set_attn_implementation(attention)
+        torch.testing.assert_close(pytorch.encode(model, prompts), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", pytorch.ATTENTIONS)
+@pytest.mark.parametrize("precision", pytorch.DTYPES)
+def test_pytorchs_forward_is_timed_beside_the_peak(
+    reference_checkpoint_dir: Path, precision: str, attention: str
+) -> None:
+    options = ["--device=cpu", f"--precision={precision}", f"--attention={attention}"]
+    sizes = ["--users", "1", "2", "--tokens=30", "--rounds=1", "--warm-up=1"]
+    arguments = [str(reference_checkpoint_dir), *options, *sizes]
+    result = pytorch.run(parse(pytorch.add_arguments, *arguments))
+    assert (result.device, result.precision, result.attention) == ("cpu", precision, attention)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=pytorch.Result) == result
+    assert [figures.num_users for figures in result.figures] == [1, 2]
+    for figures in result.figures:
+        assert_consistent(figures, result.peak_gflop_per_s)
+
+
+def test_pytorch_without_a_gpu_says_so(
+    reference_checkpoint_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match=r"finds no CUDA device.*--device cpu"):
+        pytorch.run(parse(pytorch.add_arguments, str(reference_checkpoint_dir)))
+
+
+def test_forward_that_is_not_finite_is_not_timed(reference_checkpoint: Checkpoint) -> None:
+    model, _ = reference_checkpoint.load_model()
+    model = copy.deepcopy(model)
+    nn.init.constant_(model.heads.CLS, torch.nan)
+    with pytest.raises(SystemExit, match="not finite; take another --precision"):
+        pytorch.encode(model, [encoder.make_prompt(30)])
 
 
 def test_topk_is_timed_for_each_number_of_queries() -> None:
     options = parse(topk.add_arguments, "--items=500", "--queries", "1", "3", "-k=7")
     result = topk.run(options)
+    assert isinstance(result, topk.Result)
     assert [figures.num_queries for figures in result.figures] == [1, 3]
     for figures in result.figures:
         assert figures.ours_over_numpy == pytest.approx(figures.ours_ms / figures.numpy_ms)
@@ -93,3 +182,30 @@ def test_prompts_are_compared_and_timed(reference_bundle: Path) -> None:
     ratio = figures.fragments_us / figures.tokenizing_us
     assert figures.fragments_over_tokenizing == pytest.approx(ratio)
     assert msgspec.json.encode(figures)
+
+
+@pytest.mark.parametrize(("is_causal", "num_pairs"), [(True, 5 * 6 // 2), (False, 5 * 5)])
+def test_attention_is_counted_over_the_tokens_that_it_sees(is_causal: bool, num_pairs: int) -> None:
+    query, key, value = torch.rand(3, 2, 4, 5, 8, requires_grad=True)  # [B, H, T, D] each
+
+    def forward() -> torch.Tensor:
+        return functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
+
+    product = 2 * 2 * 4 * num_pairs * 8
+    assert train.count_flop(forward) == 2 * product
+    backward = train.count_flop(lambda: forward().sum().backward())  # type: ignore[no-untyped-call]
+    assert backward == (2 + 5) * product
+
+
+def test_training_step_and_readout_are_timed_beside_the_peak(
+    reference_dir: Path, tmp_path: Path
+) -> None:
+    ring_dataset(num_users=8).save(tmp_path / "ring")
+    options = [f"--dataset={tmp_path / 'ring'}", f"--llm={reference_dir / 'llm'}", "--rounds=2"]
+    result = train.run(parse(train.add_arguments, *options, "--batch-size=4"))
+    assert (result.num_users, result.precision) == (4, "bf16")
+    for figures in (result.step, result.readout):
+        assert figures.gflop_per_s == pytest.approx(figures.gflop / figures.median_ms * 1e3)
+        assert figures.share_of_peak == pytest.approx(figures.gflop_per_s / result.peak_gflop_per_s)
+    # A step reads five prompts a user, four of them short ones of items, and goes back as well.
+    assert 4 * 2 < result.step.gflop / result.readout.gflop < 4 * 5 * 3

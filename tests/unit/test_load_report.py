@@ -3,17 +3,28 @@
 import re
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 
+from perf.load.batches import Batches, BatchSize
 from perf.load.environment import describe_environment
 from perf.load.outcome import Outcome
-from perf.load.plots import write_ms
+from perf.load.plots import draw_batch_sizes, draw_padding, write_ms
 from perf.load.report import render_report
 from perf.load.result import Goodput, Latency, LoadResult, Moment
 from perf.load.search import Search, Trial
 from perf.load.settings import Clients, Drawn, Mix, Overload, Pace, Settings
 from perf.load.summary import describe, explain_void
 
+BATCHES = Batches(
+    mean_prompts=2.5,
+    padding_share=0.125,
+    tokens_per_s=1234.5,
+    sizes=[
+        BatchSize(num_prompts=1, num_batches=2.0, padding_share=0.0),
+        BatchSize(num_prompts=4, num_batches=1.5, padding_share=0.25),
+    ],
+)
 LATENCY = Latency(11.0, 22.0, 33.0, 44.0, 55.0)
 
 
@@ -29,6 +40,7 @@ def make_result(*, rate: float = 100.0, sent: float = 100.0, num_answers: int = 
         latency=LATENCY if num_answers else None,
         send_lag=Latency(0.1, 0.2, 0.3, 0.4, 0.5),
         stages={"encode_ms": LATENCY, "total_ms": LATENCY} if num_answers else {},
+        batches=BATCHES if num_answers else None,
         curve=[(0.0, 5.0), (90.0, 22.0), (99.0, 33.0)] if num_answers else [],
         moments=[
             Moment(start_s=0.0, num_answers=num_answers, num_failed=0, latency=LATENCY),
@@ -56,6 +68,7 @@ def make_search(best_rate: float | None, *, is_void: bool = False) -> Search:
     return Search(best_rate=best_rate, is_void=is_void, trials=trials)
 
 
+FIGURES_OF_A_RATE = ["by percentile", "Stages in the server", "Batch sizes", "Padding waste"]
 OUTCOMES = {
     "load": make_outcome(make_result()),
     "void load": make_outcome(make_result(sent=50.0)),
@@ -79,9 +92,9 @@ def test_page_is_well_formed_and_needs_nothing_else(outcome: Outcome) -> None:
 @pytest.mark.parametrize(
     ("name", "titles"),
     [
-        ("load", ["over time", "by percentile", "Stages in the server"]),
+        ("load", ["over time", *FIGURES_OF_A_RATE]),
         ("no answer", []),
-        ("search", ["by rate", "over time", "by percentile", "Stages in the server"]),
+        ("search", ["by rate", "over time", *FIGURES_OF_A_RATE]),
         ("search without a best", ["by rate"]),
     ],
 )
@@ -104,17 +117,46 @@ def test_void_is_loud_on_the_page_and_tells_what_to_do() -> None:
 
 def test_summary_gives_rates_failures_and_times() -> None:
     lines = describe(OUTCOMES["load"])
-    assert lines[:3] == [
+    assert lines[:4] == [
         "rate      target 100.00/s, sent 100.00/s (100.0%)",
         "requests  100, answered 90, failed: 10 UNAVAILABLE",
         "goodput   80.00/s, 80.00% of the requests answered within 30 ms",
+        "batches   of 2.50 prompts on average, 12.5% padding, 1,234 prompt tokens/s",
     ]
-    assert [line.split() for line in lines[5:]] == [
+    assert [line.split() for line in lines[6:]] == [
         ["latency", "11.00", "22.00", "33.00", "44.00", "55.00"],
         ["encode", "11.00", "22.00", "33.00", "44.00", "55.00"],
         ["in", "server", "11.00", "22.00", "33.00", "44.00", "55.00"],
         ["send", "lag", "0.10", "0.20", "0.30", "0.40", "0.50"],
     ]
+
+
+def test_server_that_tells_no_micro_batches_is_not_shown_as_zeros() -> None:
+    outcome = make_outcome(msgspec.structs.replace(make_result(), batches=None))
+    page = render_report(outcome)
+    assert page.count("<svg") == 3
+    assert re.search(r"<h2>Batch sizes</h2><p>not reported", page)
+    assert re.search(r"<h2>Padding waste</h2><p>not reported", page)
+    assert "prompt tokens served" not in page
+    assert "prompt tokens served" in render_report(OUTCOMES["load"])
+    assert describe(outcome)[3].startswith("batches   not reported")
+
+
+def test_bars_of_batch_sizes_and_padding_are_as_high_as_their_shares() -> None:
+    sizes, padding = bar_heights(draw_batch_sizes(BATCHES)), bar_heights(draw_padding(BATCHES))
+    assert sizes[0] / sizes[1] == pytest.approx(2.0 / 1.5, rel=1e-2)
+    assert padding[0] == 0
+    assert padding[1] > 10
+
+
+def bar_heights(drawing: str) -> list[float]:
+    """Read the bars off a drawing: closed paths that are clipped to the axes."""
+    paths = re.findall(r'<path d="([^"]*)z\s*" clip-path', drawing)
+    heights = []
+    for path in paths:
+        ordinates = [float(y) for _, y in re.findall(r"[ML] (\S+) (\S+)", path)]
+        heights.append(max(ordinates) - min(ordinates))
+    return heights
 
 
 def test_summary_of_a_search_names_the_best_rate_and_every_trial() -> None:

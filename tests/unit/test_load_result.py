@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from perf.load.batches import BatchTally
 from perf.load.histogram import Histogram
 from perf.load.plan import Plan
 from perf.load.result import LoadResult, summarise
@@ -79,6 +80,8 @@ def make_tally(latencies_ms: list[float], failures: list[str]) -> Tally:
     for latency_ms in latencies_ms:
         tally.add_send(0.5, 1.0)
         tally.add_answer(0, latency_ms, {"encode_ms": latency_ms / 2}, 20.0)
+        tally.batches.add(1 + int(latency_ms / 10), 6, 8)
+        tally.last_answer_s = max(tally.last_answer_s, latency_ms / 10)
     for status in failures:
         tally.add_send(0.5, 2.0)
         tally.add_failure(1, status)
@@ -109,9 +112,30 @@ def test_merged_tally_is_the_tally_of_all() -> None:
     assert summarise(plan, merged, clients) == summarise(plan, whole, clients)
 
 
+def test_micro_batch_counts_once_however_many_answers_it_gave() -> None:
+    tally = BatchTally()
+    for size, tokens, padded in [(1, 5, 5), (3, 10, 10), (3, 4, 10), (3, 6, 10), (2, 8, 8)]:
+        tally.add(size, tokens, padded)
+    batches = tally.summarise(duration_s=2.0)
+    assert batches is not None
+    assert [size.num_batches for size in batches.sizes] == [1.0, 0.5, 1.0]
+    assert [size.padding_share for size in batches.sizes] == pytest.approx([0.0, 0.0, 1 / 3])
+    assert batches.mean_prompts == pytest.approx(5 / 2.5)
+    assert batches.padding_share == pytest.approx(1 - 33 / 43)
+    assert batches.tokens_per_s == 33 / 2
+
+
+def test_tokens_of_late_answers_are_not_counted_as_served_in_time() -> None:
+    tally = make_tally([10.0, 20.0, 40.0], [])
+    result = summarise(make_plan(3, 2.0), tally, Clients())
+    assert result.batches is not None
+    assert result.batches.tokens_per_s == 18 / 4.0
+
+
 def test_run_without_an_answer_has_no_latency() -> None:
     result = summarise(make_plan(1, 2.0), make_tally([], ["INTERNAL"]), Clients())
     assert (result.latency, result.curve, result.goodput.share) == (None, [], 0)
+    assert result.batches is None
 
 
 def test_curve_rises_to_the_resolution_of_its_answers() -> None:

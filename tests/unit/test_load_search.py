@@ -20,6 +20,7 @@ def make_result(rate: float, good_share: float, *, is_void: bool = False) -> Loa
         latency=LATENCY,
         send_lag=LATENCY,
         stages={},
+        batches=None,
         curve=[],
         moments=[],
     )

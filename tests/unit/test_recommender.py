@@ -12,7 +12,7 @@ from engine.backends import Tower
 from engine.bundle import open_bundle
 from engine.config import BatcherConfig, Config
 from engine.errors import EncodingFailed, InvalidRequest
-from engine.request import IgnoredReason, Prompt
+from engine.request import IgnoredReason, MicroBatch, Prompt
 from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
 
 NUM_ITEMS = 400
@@ -189,6 +189,20 @@ def test_answers_carry_titles_versions_and_timings(recommender: Recommender) -> 
     assert answer.catalogue_version == recommender.catalogue_version
     timings = answer.timings
     assert min(timings.render_ms, timings.encode_ms, timings.retrieve_ms) > 0
+
+
+def test_answers_tell_the_micro_batch_that_encoded_them(
+    recommender: Recommender, reference_bundle: Path
+) -> None:
+    requests = [RecommendRequest(history(*range(1, 1 + length))) for length in (9, 1, 7)]
+    lengths = [len(recommender.render(request).prompt) for request in requests]
+    config = Config(batcher=BatcherConfig(max_batch_size=2))
+    small = Recommender.open(reference_bundle, config)
+    answers = small.recommend(requests)
+    small.close()
+    assert [answer.num_prompt_tokens for answer in answers] == lengths
+    shared, alone = MicroBatch(2, lengths[2]), MicroBatch(1, lengths[0])
+    assert [answer.micro_batch for answer in answers] == [alone, shared, shared]
 
 
 def test_answers_keep_the_order_of_the_requests(

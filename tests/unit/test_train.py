@@ -87,7 +87,7 @@ def read_state(output: Path) -> dict[str, Any]:
 
 
 def all_samples(trainer: Trainer) -> list[Sample]:
-    return [sample for batch in trainer._draw_batches() for sample in batch]
+    return [sample for batch in trainer.draw_batches() for sample in batch]
 
 
 def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(

@@ -11,6 +11,7 @@ from engine.request import (
     IgnoredInteraction,
     IgnoredReason,
     Interaction,
+    MicroBatch,
     RankedItem,
     Recommendation,
     RecommendRequest,
@@ -42,6 +43,8 @@ RECOMMENDATION = Recommendation(
         IgnoredInteraction(3, "y", IgnoredReason.UNKNOWN_ITEM),
     ],
     num_used_interactions=7,
+    num_prompt_tokens=120,
+    micro_batch=MicroBatch(num_prompts=3, longest_prompt_tokens=150),
     timings=StageTimings(render_ms=0.5, queue_ms=1, encode_ms=2, retrieve_ms=4, total_ms=8),
 )
 
@@ -57,6 +60,12 @@ def test_recommendation_survives_the_wire() -> None:
     message = encode_recommendation(RECOMMENDATION)
     assert decode_recommendation(message) == RECOMMENDATION
     assert message.num_ignored_interactions == 2
+
+
+def test_older_server_tells_no_micro_batch() -> None:
+    message = encode_recommendation(replace(RECOMMENDATION, micro_batch=None))
+    assert not message.HasField("micro_batch")
+    assert decode_recommendation(message).micro_batch is None
 
 
 def test_absent_k_means_ten() -> None:

@@ -1,4 +1,4 @@
-"""The CUDA calls that running a plan takes: one GPU, one stream, buffers allocated once."""
+"""The CUDA calls that the GPU backends take: one GPU, one stream, buffers allocated once."""
 
 import ctypes
 import importlib
@@ -20,7 +20,7 @@ class Gpu:
             self._cuda = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
             raise PlanError(
-                f"cuda-bindings does not load ({error}); pip install 'llmsrec-engine[tensorrt-rtx]'"
+                f"cuda-bindings does not load ({error}); pip install 'cuda-bindings>=13,<14'"
             ) from error
         self._resources = ExitStack()
         status, count = self._cuda.cudaGetDeviceCount()

@@ -1,20 +1,20 @@
 """Runs a plan: one execution context a bucket, buffers allocated once, one stream."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends import Tower
+from engine.backends.buckets import assign, fill
 from engine.backends.packing import PackedPrompts, pack
 from engine.backends.tensorrt.cuda import Gpu
 from engine.backends.tensorrt.library import Library, Untyped, load_library, make_logger
 from engine.errors import EncodingFailed, PlanError
-from engine.manifest import Bucket, Plan
+from engine.manifest import Plan
 from engine.request import Prompt
-from llmsrec.prompt import USER_READOUT_SLOT
 
 VECTOR_DIM = 128
 _LOG = logging.getLogger(__name__)
@@ -59,10 +59,7 @@ class TensorRTEncoder:
     def warm_up(self) -> None:
         """Run each bucket at its full size, for which the library then has its kernels ready."""
         for bucket, context in zip(self._plan.buckets, self._contexts, strict=True):
-            slot_ids = np.zeros(bucket.max_tokens, np.int32)
-            slot_ids[0], slot_ids[-1] = 1, USER_READOUT_SLOT
-            prompt = Prompt(np.zeros_like(slot_ids), slot_ids)
-            self._run(context, pack([prompt] * bucket.max_batch_size), "user_vector")
+            self._run(context, pack(fill(bucket)), "user_vector")
 
     def close(self) -> None:
         self._contexts, self._engine = [], None
@@ -117,31 +114,6 @@ def check_plan(plan: Plan, library_version: str, compute_capability: str, bundle
             f" {', '.join(plan.compute_capabilities)}, this one has {compute_capability}; compile"
             f" it for this one: {command} --target {compute_capability}"
         )
-
-
-def assign(prompts: Sequence[Prompt], buckets: Sequence[Bucket]) -> Iterator[tuple[int, slice]]:
-    """Split a micro-batch into parts, each with the smallest bucket that holds it.
-
-    Raises:
-        EncodingFailed: no bucket holds the longest prompt.
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    fitting = [place for place, bucket in enumerate(buckets) if bucket.max_tokens >= longest]
-    if not fitting:
-        raise EncodingFailed(f"no bucket of the plan holds a prompt of {longest} tokens")
-    start = 0
-    while start < len(prompts):
-        num_left = len(prompts) - start
-        place = min(fitting, key=lambda place: _fit(buckets[place], num_left))
-        part = slice(start, start + min(num_left, buckets[place].max_batch_size))
-        yield place, part
-        start = part.stop
-
-
-def _fit(bucket: Bucket, num_prompts: int) -> tuple[int, int]:
-    """Rank buckets: those that hold most of the prompts first, then the smaller ones."""
-    held = min(num_prompts, bucket.max_batch_size)
-    return -held, bucket.max_batch_size * bucket.max_tokens
 
 
 def _load(library: Library, path: Path, gpu: Gpu) -> Untyped:

@@ -1,0 +1,21 @@
+"""The engine's own encoder, on the backend that its bundle was built for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from engine.backends.choice import open_encoder
+from engine.bundle import open_bundle
+from engine.config import EncoderConfig
+from engine.request import Prompt
+from perf.compare.kit import PromptArrays, Vectors
+from perf.compare.task import Encode, Task
+
+
+def load(task: Task) -> Encode:
+    bundle = open_bundle(Path(task.bundle))
+    encoder = open_encoder(bundle, EncoderConfig(num_threads=task.num_threads))
+
+    def encode(prompts: Sequence[PromptArrays]) -> Vectors:
+        return encoder.encode([Prompt(*prompt) for prompt in prompts], "user_vector")
+
+    return encode

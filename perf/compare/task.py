@@ -1,0 +1,47 @@
+"""What a peer's process is told, and what it answers."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from perf.compare.kit import Kit, PromptArrays, Vectors
+
+Encode = Callable[[Sequence[PromptArrays]], Vectors]
+"""Turns prompts into user vectors `[B, D]` float32."""
+
+
+class Task(msgspec.Struct, frozen=True, kw_only=True):
+    """What the function `load` of a peer's module is given."""
+
+    module: str
+    packages: list[str]
+    precision: str
+    kit_folder: str
+    checkpoint: str
+    bundle: str
+    num_threads: int
+
+    @property
+    def kit(self) -> Kit:
+        return Kit(Path(self.kit_folder))
+
+
+class Absent(msgspec.Struct, frozen=True, tag=True):
+    package: str
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    versions: dict[str, str]
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """Asks for one forward."""
+
+    prompts: list[int]
+    """Their numbers in the kit."""
+
+
+class Encoded(msgspec.Struct, frozen=True, tag=True):
+    vectors: list[list[float]]
+    time_ms: float
