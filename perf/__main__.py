@@ -41,6 +41,28 @@ FIGURES = {
 }
 """Commands that print their figures as JSON."""
 
+REPORTS = {
+    "load": (
+        "a server's latency at a rate that it cannot slow down",
+        load,
+        load_arguments.add_arguments,
+        load_arguments.EXAMPLES,
+    ),
+    "compare": (
+        "the model in every way at hand: PyTorch, OpenVINO, llama.cpp, vLLM, plain FastAPI",
+        compare,
+        compare_arguments.add_arguments,
+        compare_arguments.EXAMPLES,
+    ),
+    "gpu-summary": (
+        "what perf/gpu.sh measured, beside what it is meant to be",
+        gpu_summary,
+        gpu_summary.add_arguments,
+        "",
+    ),
+}
+"""Commands that print a report of their own, and give the exit code."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
@@ -54,31 +76,16 @@ def main() -> int:
         )
         module.add_arguments(command)
         command.set_defaults(run=functools.partial(print_figures, module.run))
-    command = commands.add_parser(
-        "load",
-        help="a server's latency at a rate that it cannot slow down",
-        description=load.__doc__,
-        epilog=load_arguments.EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    load_arguments.add_arguments(command)
-    command.set_defaults(run=load.run)
-    command = commands.add_parser(
-        "compare",
-        help="the model in every way at hand: PyTorch, OpenVINO, llama.cpp, vLLM, plain FastAPI",
-        description=compare.__doc__,
-        epilog=compare_arguments.EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    compare_arguments.add_arguments(command)
-    command.set_defaults(run=compare.run)
-    command = commands.add_parser(
-        "gpu-summary",
-        help="what perf/gpu.sh measured, beside what it is meant to be",
-        description=gpu_summary.__doc__,
-    )
-    gpu_summary.add_arguments(command)
-    command.set_defaults(run=gpu_summary.run)
+    for name, (summary, module, add_arguments, examples) in REPORTS.items():
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            epilog=examples,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_arguments(command)
+        command.set_defaults(run=module.run)
     options = parser.parse_args()
     try:
         exit_code: int = options.run(options)

@@ -15,18 +15,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import onnx
 from rich.console import Console
 from rich.progress import track
 
+from engine.backends.buckets import fill
 from engine.backends.choice import open_encoder
 from engine.bundle import open_bundle
 from engine.config import EncoderConfig
-from engine.manifest import GRAPH_FILE, Manifest
+from engine.manifest import GRAPH_FILE, Bucket, Manifest
 from engine.request import Prompt
 from export.build import DTYPES
-from llmsrec.prompt import MAX_PROMPT_TOKENS, USER_READOUT_SLOT
+from llmsrec.prompt import MAX_PROMPT_TOKENS
 from perf.flops import count_flop
 from perf.peaks import matrix_peak_gflops
 
@@ -98,7 +98,7 @@ def time_sizes(
     sizes = [Size(num_users, num_tokens) for num_tokens, num_users in pairs]
     medians = {}
     for size in track(sizes, "sizes", console=Console(stderr=True)):
-        prompts = [make_prompt(size.num_tokens)] * size.num_users
+        prompts = fill(Bucket(size.num_users, size.num_tokens))
         times = []
         for _ in range(arguments.warm_up + arguments.rounds):
             started = time.perf_counter()
@@ -128,10 +128,3 @@ def roof_gflops(manifest: Manifest) -> float:
     device = "cpu" if manifest.backend == "onnxruntime" else "cuda"
     peak = matrix_peak_gflops(device, DTYPES[manifest.precision])
     return 2 * peak if manifest.precision == "int16" else peak
-
-
-def make_prompt(num_tokens: int) -> Prompt:
-    """Write a prompt with one item, whose tokens do not matter to the time."""
-    slot_ids = np.zeros(num_tokens, np.int32)
-    slot_ids[0], slot_ids[-1] = 1, USER_READOUT_SLOT
-    return Prompt(np.zeros_like(slot_ids), slot_ids)

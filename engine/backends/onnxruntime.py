@@ -9,18 +9,14 @@ from numpy.typing import NDArray
 
 from engine import native
 from engine.backends import Tower
+from engine.backends.buckets import fill
 from engine.backends.packing import pack
 from engine.config import EncoderConfig
 from engine.errors import BundleError
-from engine.manifest import GRAPH_FILE
+from engine.manifest import GRAPH_FILE, Bucket
 from engine.request import Prompt
-from llmsrec.prompt import USER_READOUT_SLOT
 
-_WARM_UP_TOKENS = 64
-OPERATORS = next(
-    library for folder in native.__path__ if (library := Path(folder) / "_operators.so").is_file()
-)
-"""The operators of the domain `llmsrec`, of which int16 graphs are made."""
+_WARM_UP = Bucket(max_batch_size=1, max_tokens=64)
 
 
 class OnnxRuntimeEncoder:
@@ -32,8 +28,9 @@ class OnnxRuntimeEncoder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = config.num_threads
         options.log_severity_level = 3
+        operators = find_operators()
         try:
-            options.register_custom_ops_library(str(OPERATORS))
+            options.register_custom_ops_library(str(operators))
             self._session = onnxruntime.InferenceSession(
                 bundle / GRAPH_FILE, options, providers=["CPUExecutionProvider"]
             )
@@ -47,9 +44,23 @@ class OnnxRuntimeEncoder:
         return vectors
 
     def warm_up(self) -> None:
-        slot_ids = np.zeros(_WARM_UP_TOKENS, np.int32)
-        slot_ids[0], slot_ids[-1] = 1, USER_READOUT_SLOT
-        self.encode([Prompt(np.zeros_like(slot_ids), slot_ids)], "user_vector")
+        self.encode(fill(_WARM_UP), "user_vector")
 
     def close(self) -> None:
         del self._session
+
+
+def find_operators() -> Path:
+    """Find the library of the operators of the domain `llmsrec`, of which int16 graphs are made.
+
+    Raises:
+        BundleError: it is not built.
+    """
+    for folder in native.__path__:
+        library = Path(folder) / "_operators.so"
+        if library.is_file():
+            return library
+    raise BundleError(
+        "the engine's operators (_operators.so) are not built; install the package again:"
+        " pip install ."
+    )

@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from engine.backends.onnxruntime import OPERATORS
+from engine.backends.onnxruntime import find_operators
 from export.int16 import BLOCK, DOMAIN
 
 Feed = Mapping[str, NDArray[Any]]
@@ -43,7 +43,7 @@ def session(made: onnx.ModelProto, num_threads: int = 1) -> onnxruntime.Inferenc
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.log_severity_level = 4  # what is refused, is raised as well
-    options.register_custom_ops_library(str(OPERATORS))
+    options.register_custom_ops_library(str(find_operators()))
     return onnxruntime.InferenceSession(
         made.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

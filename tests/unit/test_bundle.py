@@ -16,7 +16,7 @@ from engine import Interaction, Recommender
 from engine.bundle import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE, open_bundle
 from engine.check import PROBES_FILE, Probe, check_bundle
 from engine.errors import BundleError
-from engine.manifest import MANIFEST_FILE, describe_file, read_manifest, seal
+from engine.manifest import MANIFEST_FILE, Precision, describe_file, read_manifest, seal
 
 WEIGHTS_FILE = "encoder.onnx.data"
 LISTED = [
@@ -62,11 +62,11 @@ def _watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(WatchedRecommender, "num_open", 0)
 
 
-def reseal(bundle: Path) -> None:
+def reseal(bundle: Path, **values: object) -> None:
     """Make the manifest true again, as only a faulty build could."""
     manifest = read_manifest(bundle)
     files = {name: describe_file(bundle / name) for name in manifest.files}
-    sealed = seal(msgspec.structs.replace(manifest, files=files))
+    sealed = seal(msgspec.structs.replace(manifest, files=files, **values))
     (bundle / MANIFEST_FILE).write_bytes(msgspec.json.encode(sealed))
 
 
@@ -296,6 +296,40 @@ def test_check_refuses_probes_that_do_not_fit_and_closes_the_bundle(
     assert str(bundle) in str(caught.value)
     assert "; build the bundle" in str(caught.value)
     assert WatchedRecommender.num_open == 0
+
+
+def turned(vector: list[float], cosine: float) -> list[float]:
+    """Give a vector at an angle to `vector`."""
+    along = np.array(vector)
+    across = np.roll(along, 1)
+    across -= along * (across @ along) / (along @ along)
+    across *= np.linalg.norm(along) / np.linalg.norm(across)
+    return (cosine * along + np.sqrt(1 - cosine**2) * across).tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("precision", "cosine", "passes"),
+    [
+        ("fp32", 0.99995, True),
+        ("fp32", 0.9995, False),
+        ("int16", 0.9995, False),
+        ("fp16", 0.9995, True),
+        ("fp16", 0.9985, False),
+        ("bf16", 0.9995, True),
+    ],
+)
+def test_check_allows_another_machine_what_the_precision_costs(
+    bundle: Path, precision: Precision, cosine: float, passes: bool
+) -> None:
+    probes = probes_of(bundle)
+    vector = turned(probes[-1].user_vector, cosine)
+    (bundle / PROBES_FILE).write_bytes(with_last(probes, user_vector=vector))
+    reseal(bundle, precision=precision)
+    if passes:
+        assert check_bundle(bundle)
+    else:
+        with pytest.raises(BundleError, match="differ from those of the build"):
+            check_bundle(bundle)
 
 
 @pytest.mark.usefixtures("_watched")

@@ -16,9 +16,11 @@ from ring import ring_dataset
 from torch import nn
 from torch.nn import functional
 
-from engine.manifest import GRAPH_FILE
+from engine.backends.buckets import fill
+from engine.manifest import GRAPH_FILE, Backend, Bucket, Precision, read_manifest
 from engine.request import Prompt
 from engine.retrieval import Ranking
+from export.build import DTYPES
 from llmsrec.checkpoint import Checkpoint
 from perf import encoder, flops, peaks, prompt, pytorch, topk, train
 
@@ -100,7 +102,7 @@ def test_forwards_that_warm_up_are_not_timed(monkeypatch: pytest.MonkeyPatch) ->
 def test_pytorchs_forward_counts_what_pytorch_counts(reference_checkpoint: Checkpoint) -> None:
     model, _ = reference_checkpoint.load_model()
     model.llm.set_attn_implementation(pytorch.ATTENTIONS["sdpa"])
-    prompts = [encoder.make_prompt(NUM_TOKENS)] * NUM_USERS
+    prompts = fill(Bucket(NUM_USERS, NUM_TOKENS))
     counted = train.count_flop(lambda: pytorch.encode(model, prompts))
     rotary = NUM_TOKENS * model.llm.config.head_dim  # angles, a product of vectors
     expected = flops.count_model_flop(model.llm.config, NUM_USERS, NUM_TOKENS)
@@ -111,7 +113,7 @@ def test_pytorchs_attentions_give_the_same_vectors(reference_checkpoint: Checkpo
     model, _ = reference_checkpoint.load_model()
     rng = np.random.default_rng(0)
     prompts = [
-        Prompt(rng.integers(0, 500, length, np.int32), encoder.make_prompt(length).slot_ids)
+        Prompt(rng.integers(0, 500, length, np.int32), fill(Bucket(1, length))[0].slot_ids)
         for length in (NUM_TOKENS, NUM_TOKENS - 7)
     ]
     expected = pytorch.encode(model, prompts)
@@ -149,7 +151,37 @@ def test_forward_that_is_not_finite_is_not_timed(reference_checkpoint: Checkpoin
     model = copy.deepcopy(model)
     nn.init.constant_(model.heads.CLS, torch.nan)
     with pytest.raises(SystemExit, match="not finite; take another --precision"):
-        pytorch.encode(model, [encoder.make_prompt(30)])
+        pytorch.encode(model, fill(Bucket(1, 30)))
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "device", "roof"),
+    [
+        ("onnxruntime", "fp32", "cpu", 100),
+        ("onnxruntime", "int16", "cpu", 200),
+        ("tensorrt", "fp16", "cuda", 100),
+        ("onnxruntime-cuda", "fp32", "cuda", 100),
+    ],
+)
+def test_roof_is_that_of_the_device_and_precision(
+    reference_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: Backend,
+    precision: Precision,
+    device: str,
+    roof: float,
+) -> None:
+    asked = []
+
+    def measure(device: str, dtype: torch.dtype) -> float:
+        asked.append((device, dtype))
+        return 100.0
+
+    monkeypatch.setattr(encoder, "matrix_peak_gflops", measure)
+    manifest = read_manifest(reference_bundle)
+    manifest = msgspec.structs.replace(manifest, backend=backend, precision=precision)
+    assert encoder.roof_gflops(manifest) == roof
+    assert asked == [(device, DTYPES[precision])]
 
 
 def test_topk_is_timed_for_each_number_of_queries() -> None:

@@ -238,7 +238,7 @@ def test_plan_for_other_cards_is_compiled_for_this_one(script: Script) -> None:
     done = run_with_gpu(script, NVIDIA_SMI)
     assert done.returncode == 0, done.stderr
     checks = asked(script.calls(), "engine check", "llama-3.2-3b/tensorrt")
-    bundle = f"{script.output}/work/llama-3.2-3b/tensorrt"
+    bundle = script.output.joinpath("work", "llama-3.2-3b", "tensorrt")
     assert [call.removeprefix(f"-m engine check {bundle}") for call in checks] == [
         "",
         " --rebuild --target 8.9",

@@ -1,5 +1,6 @@
 """Quantization and the product of blocks through ONNX Runtime."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,9 @@ import pytest
 from numpy.typing import NDArray
 from operator_models import model, node, numbers, quantize, run, session, unpacked
 
+from engine import native
+from engine.backends.onnxruntime import find_operators
+from engine.errors import BundleError
 from export.int16 import BLOCK, MAX_WEIGHT, PANEL, pack
 
 Arrays = dict[str, NDArray[Any]]
@@ -119,3 +123,11 @@ def test_no_rows_give_no_sums(shape: tuple[int, ...]) -> None:
         values, scales = run(model([fused], feed, outputs), feed)
         assert values.shape == shape
         assert scales.shape == (*shape[:-1], shape[-1] // BLOCK)
+
+
+def test_operators_that_are_not_built_are_named_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(native, "__path__", [str(tmp_path)])
+    with pytest.raises(BundleError, match=r"_operators\.so.* not built; .*pip install"):
+        find_operators()

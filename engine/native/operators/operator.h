@@ -5,10 +5,8 @@
 // which several threads may call at once.
 #pragma once
 
-#include <functional>
-#include <span>
+#include <iterator>
 #include <stdexcept>
-#include <utility>
 #include <vector>
 
 #include "engine/native/operators/onnxruntime_abi.h"
