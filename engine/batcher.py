@@ -1,4 +1,4 @@
-"""Forms micro-batches from the queries that wait while another one is encoded."""
+"""Forms micro-batches from the queries that wait while others are encoded."""
 
 import asyncio
 import time
@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import cast
 
 from engine.config import BatcherConfig
 from engine.errors import DeadlineExpired, ShuttingDown
@@ -32,18 +33,22 @@ class _Entry:
 
 
 class Batcher:
-    """Calls `answer` in one thread with one micro-batch at a time, in the order of arrival.
+    """Calls `answer` with micro-batches, in the order of arrival, each call in a thread.
 
-    A caller sees nothing of the others in its micro-batch: where several fail together, each is
-    tried again alone. Belongs to one event loop.
+    While one is under way, another is begun only if waiting could not make it larger, and no more
+    than `max_batches_in_flight` in all. A caller sees nothing of the others in its micro-batch:
+    where several fail together, each is tried again alone. Belongs to one event loop.
     """
 
-    def __init__(self, answer: Answer, config: BatcherConfig) -> None:
+    def __init__(
+        self, answer: Answer, config: BatcherConfig, max_batches_in_flight: int = 1
+    ) -> None:
         self._answer = answer
         self._config = config
         self._entries: deque[_Entry] = deque()
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="encoder")
-        self._encoding: asyncio.Task[None] | None = None
+        self._max_batches_in_flight = max_batches_in_flight
+        self._threads = ThreadPoolExecutor(max_batches_in_flight, thread_name_prefix="encoder")
+        self._encoding: set[asyncio.Task[None]] = set()
         self._closed = False
 
     async def submit(self, query: Query, deadline: float | None) -> Recommendation:
@@ -57,20 +62,40 @@ class Batcher:
             raise ShuttingDown("the server is shutting down; try again, another replica answers")
         entry = _Entry(query, deadline, asyncio.get_running_loop().create_future())
         self._entries.append(entry)
-        if self._encoding is None or self._encoding.done():
-            self._encoding = asyncio.create_task(self._encode_entries())
+        if not self._encoding or (
+            len(self._encoding) < self._max_batches_in_flight and self._has_full_batch()
+        ):
+            self._encoding.add(asyncio.create_task(self._encode_entries()))
         return await entry.reply
 
     async def close(self) -> None:
         """Refuse new queries and wait until those submitted have their answers."""
         self._closed = True
-        if self._encoding is not None:
-            await asyncio.wait([self._encoding])
-        self._thread.shutdown()
+        if self._encoding:
+            await asyncio.wait(self._encoding)
+        self._threads.shutdown()
 
     async def _encode_entries(self) -> None:
-        while batch := self._form_batch():
-            await self._encode(batch)
+        try:
+            while self._is_time() and (batch := self._form_batch()):
+                await self._encode(batch)
+        finally:
+            self._encoding.remove(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    def _is_time(self) -> bool:
+        return len(self._encoding) == 1 or self._has_full_batch()
+
+    def _has_full_batch(self) -> bool:
+        """Tell whether those that wait are too many for one micro-batch, or just enough."""
+        longest = 0
+        for num_prompts, entry in enumerate(self._entries, start=1):
+            longest = max(longest, len(entry.query.prompt))
+            next_tokens = (num_prompts + 1) * longest
+            if num_prompts == self._config.max_batch_size or (
+                next_tokens > self._config.max_batch_tokens
+            ):
+                return True
+        return False
 
     def _form_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
@@ -87,7 +112,7 @@ class Batcher:
 
     async def _encode(self, batch: list[_Entry]) -> None:
         started = time.monotonic()
-        call = asyncio.get_running_loop().run_in_executor(self._thread, self._answer_each, batch)
+        call = asyncio.get_running_loop().run_in_executor(self._threads, self._answer_each, batch)
         await asyncio.wait([call])
         failure = call.exception()
         if failure is None:

@@ -13,8 +13,18 @@ from engine.recommender import Recommender
 from engine.request import Interaction
 
 PROBES_FILE = "probes.json"
-MIN_COSINE: dict[Precision, float] = {"fp32": 0.9999, "int16": 0.9999, "fp16": 0.999, "bf16": 0.999}
-"""Between the vectors of the machine that built a bundle and those of another one."""
+MIN_COSINE: dict[Precision, float] = {
+    "fp32": 0.9999,
+    "int16": 0.9999,
+    "fp16": 0.999,
+    "bf16": 0.999,
+    "fp8": 0.996,
+}
+"""Between the vectors of the machine that built a bundle and those of another one.
+
+In fp8 a value that falls on the other side of a rounding changes by a sixteenth: both machines are
+then as far from PyTorch as a build may be, 0.999, and at most twice that angle from each other.
+"""
 
 
 class Probe(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """The server's configuration: one strict struct per stage, read from one TOML file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -14,6 +14,11 @@ NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Threads of one forward; 0 leaves it to the runtime."""
+
+
+class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    device: Literal["gpu", "cpu"] = "gpu"
+    """Where a bundle for a GPU ranks the catalogue; one for the CPU ranks there."""
 
 
 class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,6 +44,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     admission: AdmissionConfig = AdmissionConfig()
     batcher: BatcherConfig = BatcherConfig()
     encoder: EncoderConfig = EncoderConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
 
 
 def load_config(path: Path) -> Config:

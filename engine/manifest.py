@@ -17,7 +17,7 @@ GRAPH_FILE = "encoder.onnx"
 WEIGHTS_FILE = "encoder.onnx.data"
 
 Backend = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt"]
-Precision = Literal["fp32", "int16", "fp16", "bf16"]
+Precision = Literal["fp32", "int16", "fp16", "bf16", "fp8"]
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 """A file beside the manifest, never one elsewhere."""

@@ -5,7 +5,6 @@ request ─► validate ─► render ─► Query ─┼─► encode ─► re
 request ─► validate ─► render ─► Query ─┘   [B, D]    top-k rows
 """
 
-import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.backends import Encoder
-from engine.backends.choice import open_encoder
+from engine.backends import Ranker
+from engine.backends.choice import open_ranker
 from engine.bundle import Bundle, open_bundle
 from engine.config import Config
 from engine.errors import EncodingFailed, InvalidRequest
@@ -32,20 +31,22 @@ from engine.request import (
     RecommendRequest,
     StageTimings,
 )
-from engine.retrieval import Ranking, retrieve
+from engine.retrieval import Ranking
 from llmsrec.prompt import MAX_TIMESTAMP_MS
 
 
 class Recommender:
-    """One bundle, ready to answer; `render` may be called from any thread, `answer` from one."""
+    """One bundle, ready to answer.
 
-    def __init__(self, bundle: Bundle, encoder: Encoder, config: Config) -> None:
+    `render` may be called from any thread, `answer` from `max_batches_in_flight` threads at once.
+    """
+
+    def __init__(self, bundle: Bundle, ranker: Ranker, config: Config) -> None:
         self._bundle = bundle
-        self._encoder = encoder
+        self._ranker = ranker
         self._config = config
         self._resources = ExitStack()
-        self._resources.callback(encoder.close)
-        self._num_threads = config.encoder.num_threads or os.cpu_count() or 1
+        self._resources.callback(ranker.close)
 
     @classmethod
     def open(cls, bundle: Path | str, config: Config | None = None) -> "Recommender":
@@ -57,9 +58,14 @@ class Recommender:
         """
         config = config or Config()
         opened = open_bundle(Path(bundle))
-        encoder = open_encoder(opened, config.encoder)
-        encoder.warm_up()
-        return cls(opened, encoder, config)
+        ranker = open_ranker(opened, config)
+        ranker.warm_up()
+        return cls(opened, ranker, config)
+
+    @property
+    def max_batches_in_flight(self) -> int:
+        """How many micro-batches may be answered at once."""
+        return self._ranker.max_batches_in_flight
 
     @property
     def model_version(self) -> str:
@@ -100,7 +106,7 @@ class Recommender:
         prompts = [self.render(RecommendRequest(history)).prompt for history in histories]
         vectors = np.empty((len(prompts), self._bundle.manifest.vector_dim), np.float32)
         for batch in split([len(prompt) for prompt in prompts], self._config.batcher):
-            vectors[batch] = self._encoder.encode([prompts[i] for i in batch], "user_vector")
+            vectors[batch] = self._ranker.encode([prompts[i] for i in batch], "user_vector")
         return vectors
 
     def render(self, request: RecommendRequest) -> Query:
@@ -151,34 +157,25 @@ class Recommender:
             EncodingFailed: a user vector is not finite.
         """
         batch = MicroBatch(len(queries), max(len(query.prompt) for query in queries))
-        started = time.perf_counter()
-        vectors = self._encoder.encode([query.prompt for query in queries], "user_vector")
-        if not np.isfinite(vectors).all():
+        ranked = self._ranker.rank(queries)
+        if not np.isfinite(ranked.user_vectors).all():
             raise EncodingFailed("the encoder gave a user vector that is not finite")
-        encoded = time.perf_counter()
-        rankings = retrieve(
-            vectors,
-            self._bundle.item_vectors,
-            [query.excluded_rows for query in queries],
-            [query.k for query in queries],
-            self._num_threads,
-        )
-        retrieved = time.perf_counter()
-        encode_ms, retrieve_ms = (encoded - started) * 1e3, (retrieved - encoded) * 1e3
         return [
             self._assemble(
                 query,
                 ranking,
                 batch,
                 StageTimings(
-                    render_ms=query.render_ms, encode_ms=encode_ms, retrieve_ms=retrieve_ms
+                    render_ms=query.render_ms,
+                    encode_ms=ranked.encode_ms,
+                    retrieve_ms=ranked.retrieve_ms,
                 ),
             )
-            for query, ranking in zip(queries, rankings, strict=True)
+            for query, ranking in zip(queries, ranked.rankings, strict=True)
         ]
 
     def close(self) -> None:
-        """Release the encoder; a second call does nothing."""
+        """Release what encodes and ranks; a second call does nothing."""
         self._resources.close()
 
     def _excluded_rows(self, request: RecommendRequest, seen: list[int]) -> NDArray[np.int32]:

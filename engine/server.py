@@ -57,7 +57,9 @@ class Server:
     def __init__(self, recommender: "Recommender", config: Config) -> None:
         self._config = config.server
         self._admission = Admission(config.admission)
-        self._batcher = Batcher(recommender.answer, config.batcher)
+        self._batcher = Batcher(
+            recommender.answer, config.batcher, recommender.max_batches_in_flight
+        )
         self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(
             options=[

@@ -6,7 +6,7 @@ The item vectors are those of PyTorch in fp32, whatever the precision of the enc
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from rich.progress import Progress, TaskID
 from safetensors.numpy import save
 
 from engine.backends import Encoder, Tower
+from engine.backends.buckets import sizes_within
 from engine.backends.onnxruntime import OnnxRuntimeEncoder
 from engine.bundle import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE
 from engine.check import PROBES_FILE, Probe
@@ -41,12 +42,13 @@ from engine.request import Interaction, Prompt
 from export import parity
 from export.encoder_graph import EncoderGraph
 from export.errors import BuildError
+from export.fp8 import choose_targets, use_fp8
 from export.fragments import build_fragments
 from export.onnx_export import export_onnx
 from export.plan import (
     PlanSettings,
     add_plan,
-    full_sizes,
+    measure_buckets,
     require_longest_fits,
     require_plan_can_be_made,
 )
@@ -60,11 +62,14 @@ from llmsrec.prompt import MAX_PROMPT_TOKENS
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 NUM_PROBES = 8
+NUM_CALIBRATION_PROMPTS = 32
+"""Of each tower; fp8 is calibrated on them, and compared on them among others."""
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "int16": torch.float32,
     "fp16": torch.float16,
     "bf16": torch.bfloat16,
+    "fp8": torch.float16,
 }
 """Of the traced LLM."""
 _PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx")
@@ -73,7 +78,7 @@ _PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx")
 PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
     "onnxruntime": ("fp32", "int16"),
     "onnxruntime-cuda": ("fp16", "bf16", "fp32"),
-    "tensorrt": ("fp16", "bf16"),
+    "tensorrt": ("fp16", "bf16", "fp8"),
 }
 """What each backend runs; its default first."""
 
@@ -105,7 +110,7 @@ def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progre
     Raises:
         BuildError: the result is below the quality bars, `output` is something else, or the
             backend does not run the precision.
-        PlanError: TensorRT is asked for and missing, or refuses the graph.
+        PlanError: TensorRT is asked for and missing, refuses the graph, or a target has no fp8.
     """
     if settings.precision not in PRECISIONS[settings.backend]:
         raise BuildError(
@@ -122,6 +127,8 @@ def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progre
     require_longest_fits(settings.plan)
     if settings.backend == "tensorrt":
         require_plan_can_be_made(settings.plan)
+    if settings.precision == "fp8":
+        settings = replace(settings, plan=choose_targets(settings.plan))
     with replaced_whole(output) as aside:
         steps = bars.add_task("loading the LLM", total=6)
         compared = _export(aside, checkpoint, settings.precision, bars, steps)
@@ -150,9 +157,14 @@ def _export(
     bars.update(steps, advance=1, description="exporting to ONNX")
     graph = EncoderGraph(model, DTYPES[precision])
     export_onnx(graph, folder, precision)
-    bars.update(steps, advance=1, description="encoding with the engine")
     user_prompts = [render(fragments, rows, times)[0] for rows, times in checkpoint.histories]
     item_prompts = [Prompt(*writer.item(row)) for row in range(len(checkpoint.catalogue))]
+    if precision == "fp8":
+        bars.update(steps, description="calibrating fp8")
+        towers = (user_prompts, item_prompts)
+        seen = [prompt for prompts in towers for prompt in prompts[:NUM_CALIBRATION_PROMPTS]]
+        use_fp8(folder, seen, checkpoint.item_table.numpy())
+    bars.update(steps, advance=1, description="encoding with the engine")
     with closing(_make_encoder(folder, graph, checkpoint.item_table.numpy())) as encoder:
         users = _encode_all(encoder, user_prompts, "user_vector", bars)
         items = _encode_all(encoder, item_prompts, "item_vector", bars)
@@ -213,7 +225,8 @@ def _write_manifest(
 ) -> Manifest:
     buckets: list[Bucket] | msgspec.UnsetType = msgspec.UNSET
     if settings.backend == "onnxruntime-cuda":
-        buckets = full_sizes(settings.plan, compared.prompt_lengths)
+        largest = settings.plan.buckets or measure_buckets(compared.prompt_lengths)
+        buckets = sizes_within(largest)
     catalogue_files = (folder / CATALOGUE_FILE, folder / ITEMS_FILE)
     unsealed = Manifest(
         model_version=f"{checkpoint.config.model_version}-{checkpoint.digest()[:8]}",

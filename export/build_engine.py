@@ -57,7 +57,8 @@ def _make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--precision",
         choices=get_args(Precision),
-        help="of the encoder's weights; default: fp32 for onnxruntime, fp16 for a GPU",
+        help="of the encoder's weights; default: fp32 for onnxruntime, fp16 for a GPU; fp8 needs"
+        " --backend tensorrt and GPUs of compute capability 8.9 or later",
     )
     tensorrt = parser.add_argument_group("of the backend tensorrt, which compiles a plan")
     tensorrt.add_argument(
@@ -70,7 +71,7 @@ def _make_parser() -> argparse.ArgumentParser:
         default=[],
         metavar="CAPABILITY",
         help="compute capability to compile for, such as 8.9; repeatable, TensorRT-RTX only;"
-        " default: what the library compiles for of itself",
+        " default: what the library compiles for of itself, or 8.9 and 12.0 for fp8",
     )
     sizes = parser.add_argument_group("of the backends for a GPU, which make sizes ready")
     sizes.add_argument(

@@ -47,7 +47,8 @@ class EncoderOnnxConfig(OnnxConfig):  # type: ignore[misc]
 def export_onnx(graph: EncoderGraph, folder: Path, precision: Precision) -> None:
     """Trace `graph` into `folder` as an opset-23 model with its weights in one file beside it.
 
-    The graph has its precision already, but for int16, which takes one in fp32.
+    The graph has its precision already, but for int16, which takes one in fp32, and for fp8, which
+    `export.fp8` makes of one in fp16.
     """
     traced = folder / "traced"
     traced.mkdir()
@@ -61,8 +62,14 @@ def export_onnx(graph: EncoderGraph, folder: Path, precision: Precision) -> None
     promote(model)
     if precision == "int16":
         use_int16_operators(model)
-    onnx.save(model, folder / GRAPH_FILE, save_as_external_data=True, location=WEIGHTS_FILE)
-    onnx.checker.check_model(folder / GRAPH_FILE)
+    save_graph(model, folder)
     for file in traced.iterdir():
         file.unlink()
     traced.rmdir()
+
+
+def save_graph(model: onnx.ModelProto, folder: Path) -> None:
+    """Write a graph and its weights in place of those in `folder`; `model` loses its weights."""
+    (folder / WEIGHTS_FILE).unlink(missing_ok=True)  # onnx would append to it
+    onnx.save(model, folder / GRAPH_FILE, save_as_external_data=True, location=WEIGHTS_FILE)
+    onnx.checker.check_model(folder / GRAPH_FILE)

@@ -26,6 +26,7 @@ BARS: dict[Precision, Bars] = {
     "int16": Bars(min_cosine=0.999, min_overlap=0.98),
     "fp16": Bars(min_cosine=0.999, min_overlap=0.98),
     "bf16": Bars(min_cosine=0.999, min_overlap=0.98),
+    "fp8": Bars(min_cosine=0.999, min_overlap=0.98),
 }
 
 

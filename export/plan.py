@@ -54,19 +54,6 @@ def measure_buckets(lengths: Sequence[int]) -> list[Bucket]:
     return buckets if usual < MAX_PROMPT_TOKENS else buckets[:2]
 
 
-def full_sizes(settings: PlanSettings, lengths: Sequence[int]) -> list[Bucket]:
-    """Give the buckets for a runtime that always runs them in full, the smaller ones first.
-
-    They are the largest micro-batches and, so that little is run in vain, their halves down to one.
-    """
-    sizes = {
-        (bucket.max_tokens, bucket.max_batch_size >> num_halvings)
-        for bucket in settings.buckets or measure_buckets(lengths)
-        for num_halvings in range(bucket.max_batch_size.bit_length())
-    }
-    return [Bucket(max_batch_size, max_tokens) for max_tokens, max_batch_size in sorted(sizes)]
-
-
 def add_plan(
     folder: Path, output: Path, settings: PlanSettings, lengths: Sequence[int], bars: Progress
 ) -> Plan:
@@ -89,11 +76,12 @@ def add_plan(
         bars.console.print(f"{library.name}: the plan of {output} fits this graph and is kept")
         return plan
     started = time.monotonic()
-    compiled = compile_plan(library, folder / GRAPH_FILE, plan, _Reporter(bars))
-    (folder / plan.file).write_bytes(compiled)
+    with (folder / plan.file).open("wb") as file:
+        compile_plan(library, folder / GRAPH_FILE, plan, file, _Reporter(bars))
+        num_bytes = file.tell()
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     bars.console.print(
-        f"{library.name} {library.version}: plan of {compiled.nbytes / 1e6:.0f} MB compiled in"
+        f"{library.name} {library.version}: plan of {num_bytes / 1e6:.0f} MB compiled in"
         f" {time.monotonic() - started:.0f} s, peak memory of the build {peak_bytes / 1e9:.1f} GB",
         soft_wrap=True,
     )

@@ -2,7 +2,7 @@
 
 The arithmetic is counted in the graph: its matrix products, and attention over the tokens before
 each one. The roof is PyTorch's matrix product in the bundle's precision, where the bundle runs,
-measured in the same run; for int16, twice that of fp32.
+measured in the same run; for int16, twice that of fp32, and for fp8, twice that of fp16.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from rich.console import Console
 from rich.progress import track
 
 from engine.backends.buckets import fill
-from engine.backends.choice import open_encoder
+from engine.backends.choice import open_ranker
 from engine.bundle import open_bundle
-from engine.config import EncoderConfig
+from engine.config import Config
 from engine.manifest import GRAPH_FILE, Bucket, Manifest
 from engine.request import Prompt
 from export.build import DTYPES
@@ -76,7 +76,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> Result:
     bundle = open_bundle(arguments.bundle)
-    with closing(open_encoder(bundle, EncoderConfig())) as encoder:
+    with closing(open_ranker(bundle, Config())) as encoder:
         times = time_sizes(lambda prompts: encoder.encode(prompts, "user_vector"), arguments)
     graph = onnx.load(bundle.path / GRAPH_FILE, load_external_data=False)
     peak = roof_gflops(bundle.manifest)
@@ -124,7 +124,7 @@ def figures_of(size: Size, seconds: float, num_flop: int, peak_gflops: float) ->
 
 
 def roof_gflops(manifest: Manifest) -> float:
-    """Measure the matrix peak: int16 has twice the products of fp32 in each instruction."""
+    """Measure the matrix peak; an instruction has twice the products in int16 and in fp8."""
     device = "cpu" if manifest.backend == "onnxruntime" else "cuda"
     peak = matrix_peak_gflops(device, DTYPES[manifest.precision])
-    return 2 * peak if manifest.precision == "int16" else peak
+    return 2 * peak if manifest.precision in {"int16", "fp8"} else peak

@@ -157,9 +157,10 @@ is_backend_measured() {
 measure_backend() {
   local shape=$1 name=$1-$2 bundle=$work/$1/$2 rate=64 batch_tokens=2048 build=()
   case $2 in
-    # A plan takes any size up to these; a CUDA graph pads to its own, so theirs are close to --tokens.
-    tensorrt) build=(--precision fp16 --profile 1x512 --profile 8x512 --profile 64x512 --profile 16x1024) ;;
-    onnxruntime-cuda) build=(--precision fp16 --profile 64x352 --profile 64x456 --profile 16x1024) ;;
+    # A CUDA graph pads to its own size, so these are close to --tokens.
+    tensorrt | onnxruntime-cuda)
+      build=(--precision fp16 --profile 64x352 --profile 64x456 --profile 16x1024)
+      ;;
   esac
   case $shape in
     llama-3.2-3b) rate=64 batch_tokens=4096 ;;

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.backends.tensorrt.cuda import Gpu
+from engine.backends.gpu import Gpu
 from engine.backends.tensorrt.library import Library, load_library, make_logger
 from engine.errors import PlanError
 from engine.manifest import read_manifest

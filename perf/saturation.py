@@ -25,7 +25,7 @@ from rich.progress import track
 
 from engine import Recommender
 from engine.backends import Encoder
-from engine.backends.choice import open_encoder
+from engine.backends.choice import open_ranker
 from engine.bundle import open_bundle
 from engine.config import Config
 from engine.errors import CallFailed
@@ -81,18 +81,18 @@ def run(arguments: argparse.Namespace) -> Result:
         CallFailed: the server refused a request.
     """
     config, bundle = Config(), open_bundle(arguments.bundle)
-    encoder = open_encoder(bundle, config.encoder)
+    ranker = open_ranker(bundle, config)
     tally, rounds = BatchTally(), []
     numbers = track(range(arguments.rounds + 1), "rounds", console=Console(stderr=True))
     with (
-        closing(Recommender(bundle, encoder, config)) as recommender,
+        closing(Recommender(bundle, ranker, config)) as recommender,
         serving(arguments.bundle) as server,
     ):
         messages = draw_messages(bundle.item_ids, arguments.requests)
         prompts = [render(recommender, message) for message in messages]
         case = Case(messages, prompts, arguments.concurrent)
         for number in numbers:
-            replies, speeds = time_round(server.address, encoder, case)
+            replies, speeds = time_round(server.address, ranker, case)
             if number > 0:
                 rounds.append(speeds)
                 count_rows(tally, replies)

@@ -1,15 +1,14 @@
-"""Times the CUDA kernels' exact top-k beside PyTorch's matrix product and topk on the same GPU.
+"""Times the exact top-k on a GPU beside PyTorch's matrix product and topk there.
 
-The kernels must give the CPU kernel's rows and scores, bit for bit, before any time is taken. A
-call counts until the device is done; what it reads lies on the device already, and its answer stays
-there. PyTorch's scores are in the items' precision.
+It must give the CPU kernel's rows and scores, bit for bit, before any time is taken. Items and user
+vectors lie on the GPU; the copies of the exclusions to it and of the answer from it count, as in
+serving. PyTorch copies nothing, and its scores are in the items' precision.
 """
 
 import argparse
-import importlib
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -18,33 +17,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from engine.backends.tensorrt.cuda import Gpu
-from engine.retrieval import Ranking, retrieve
+from engine.backends.gpu import Gpu
+from engine.backends.gpu_topk import GpuTopK, ItemDtype, load_kernels
+from engine.retrieval import Ranking, cut, retrieve
 from perf.peaks import best_seconds, read_peak_gb_per_s
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-Array = NDArray[np.generic]
 Vectors = NDArray[np.float32]
-
-
-class Kernels(Protocol):
-    """What is taken of `_native_cuda`."""
-
-    @property
-    def TopKShape(self) -> Callable[..., Any]: ...  # noqa: N802
-    @property
-    def masked_topk(self) -> Callable[..., None]: ...
-
-
-class Memory(Protocol):
-    """What is taken of `Gpu`."""
-
-    stream: int
-
-    def allocate(self, num_bytes: int) -> int: ...
-    def upload(self, address: int, array: Array) -> None: ...
-    def download(self, array: Array, address: int) -> None: ...
-    def synchronize(self) -> None: ...
 
 
 class Figures(msgspec.Struct, frozen=True):
@@ -76,74 +55,39 @@ class Search(NamedTuple):
     k: int
 
 
-class DeviceTopK:
-    """One search whose arrays lie on the device."""
+class DeviceSearch:
+    """One search whose items and user vectors lie on the GPU."""
 
-    def __init__(self, native: Kernels, memory: Memory, search: Search) -> None:
-        self._native, self._memory = native, memory
-        num_queries, dim = search.queries.shape
-        self._shape = native.TopKShape(
-            num_queries=num_queries,
-            num_items=len(search.items),
-            dim=dim,
-            max_k=search.k,
-            item_dtype=str(search.items.dtype).removeprefix("torch."),
-        )
-        self._rows = np.empty((num_queries, search.k), np.int32)
-        self._scores = np.empty((num_queries, search.k), np.float32)
-        inputs = _list_inputs(search)
-        arrays = {**inputs, "rows": self._rows, "scores": self._scores}
-        self._addresses = {
-            name: memory.allocate(max(1, array.nbytes)) for name, array in arrays.items()
-        }
-        self._workspace = memory.allocate(self._shape.workspace_bytes)
-        for name, array in inputs.items():
-            memory.upload(self._addresses[name], array)
-        memory.synchronize()
+    def __init__(self, gpu: Gpu, search: Search) -> None:
+        self._gpu, self._excluded_rows = gpu, search.excluded_rows
+        self._k = [search.k] * len(search.queries)
+        dtype = cast("ItemDtype", str(search.items.dtype).removeprefix("torch."))
+        # NumPy knows no bfloat16.
+        stored = search.items.view(torch.int16) if dtype == "bfloat16" else search.items
+        self._topk = GpuTopK(gpu, stored.numpy(), len(self._k), dtype)
+        self._search = self._topk.make_search()
+        self._queries = gpu.allocate(search.queries.nbytes)
+        gpu.upload(self._queries, search.queries)
+        self.run()
 
     def run(self) -> None:
-        self._native.masked_topk(
-            self._shape,
-            **self._addresses,
-            workspace=self._workspace,
-            workspace_bytes=self._shape.workspace_bytes,
-            stream=self._memory.stream,
-        )
-        self._memory.synchronize()
+        arguments = self._search, self._queries, self._excluded_rows, self._k
+        self.rows, self.scores = self._topk.queue(*arguments)
+        self._gpu.synchronize()
 
     def results(self) -> list[Ranking]:
-        self._memory.download(self._rows, self._addresses["rows"])
-        self._memory.download(self._scores, self._addresses["scores"])
-        self._memory.synchronize()
-        counts = np.count_nonzero(self._rows >= 0, axis=1)  # [B]
-        return [
-            (rows[:count], scores[:count])
-            for rows, scores, count in zip(self._rows, self._scores, counts, strict=True)
-        ]
+        return cut(self.rows, self.scores)
 
 
 def run(arguments: argparse.Namespace, items: Vectors, rng: np.random.Generator) -> Result:
-    """Compare and time; without a GPU or the kernels, say what is missing.
+    """Compare and time.
 
     Raises:
-        PlanError: there is no device, or no memory left on it.
+        PlanError: there is no GPU, no memory left on it, or the kernels were not built.
     """
-    native = load_kernels()
+    load_kernels()
     with closing(Gpu()) as gpu:
-        return measure(native, gpu, "cuda", draw(arguments, items, rng))
-
-
-def load_kernels() -> Kernels:
-    try:
-        native = importlib.import_module("engine.native._native_cuda")
-    except ImportError as error:
-        raise SystemExit(
-            f"the CUDA kernels are not built ({error}); install the engine where nvcc 12 or newer"
-            " is found, see docs/gpu.md"
-        ) from error
-    if native.device_count() == 0:
-        raise SystemExit("no CUDA device is found; use a machine with a GPU and its driver")
-    return cast("Kernels", native)
+        return measure(gpu, "cuda", draw(arguments, items, rng))
 
 
 def draw(arguments: argparse.Namespace, items: Vectors, rng: np.random.Generator) -> list[Search]:
@@ -164,12 +108,11 @@ def draw(arguments: argparse.Namespace, items: Vectors, rng: np.random.Generator
     ]
 
 
-def measure(native: Kernels, memory: Memory, device: str, searches: list[Search]) -> Result:
+def measure(gpu: Gpu, device: str, searches: list[Search]) -> Result:
     peak = read_peak_gb_per_s(device)
     figures = []
     for search in track(searches, "queries", console=Console(stderr=True)):
-        topk = DeviceTopK(native, memory, search)
-        topk.run()
+        topk = DeviceSearch(gpu, search)
         require_equal(topk.results(), search)
         ours, theirs = best_seconds(topk.run), best_seconds(make_pytorch(search, device))
         rate = search.items.nbytes / ours / 1e9
@@ -215,15 +158,3 @@ def make_pytorch(search: Search, device: str) -> Callable[[], torch.Tensor]:
         return best
 
     return rank
-
-
-def _list_inputs(search: Search) -> dict[str, Array]:
-    offsets = np.zeros(len(search.queries) + 1, np.int64)
-    np.cumsum([len(rows) for rows in search.excluded_rows], out=offsets[1:])
-    return {
-        "queries": search.queries,
-        "items": search.items.view(torch.uint8).numpy(),
-        "excluded_rows": np.concatenate([np.empty(0, np.int32), *search.excluded_rows]),
-        "excluded_offsets": offsets,
-        "k": np.full(len(search.queries), search.k, np.int32),
-    }

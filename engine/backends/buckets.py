@@ -29,6 +29,21 @@ def assign(prompts: Sequence[Prompt], buckets: Sequence[Bucket]) -> Iterator[tup
         start = part.stop
 
 
+def sizes_within(buckets: Sequence[Bucket]) -> list[Bucket]:
+    """Give the sizes to make ready within the largest ones, the shorter and then smaller first.
+
+    They are, for each largest one, its halves down to one prompt and three quarters of each, so
+    that at least two thirds of the prompts of a size were asked for.
+    """
+    sizes = set()
+    for bucket in buckets:
+        whole = bucket.max_batch_size
+        while whole > 0:
+            sizes |= {(bucket.max_tokens, whole), (bucket.max_tokens, whole * 3 // 4 or 1)}
+            whole //= 2
+    return [Bucket(max_batch_size, max_tokens) for max_tokens, max_batch_size in sorted(sizes)]
+
+
 def fill(bucket: Bucket) -> list[Prompt]:
     """Give as many and as long prompts as a bucket holds, to warm it up."""
     slot_ids = np.zeros(bucket.max_tokens, np.int32)

@@ -18,10 +18,18 @@ class PackedPrompts(NamedTuple):
 
 
 def pack(prompts: Sequence[Prompt]) -> PackedPrompts:
-    lengths = np.array([len(prompt) for prompt in prompts], np.int64)  # [B]
-    input_ids = np.zeros((len(prompts), lengths.max()), np.int64)  # [B, T]
-    slot_ids = np.zeros_like(input_ids)  # [B, T]
+    shape = len(prompts), max(len(prompt) for prompt in prompts)
+    ids, slots = np.empty(shape, np.int64), np.empty(shape, np.int64)  # [B, T] each
+    packed = PackedPrompts(ids, slots, np.empty(len(prompts), np.int64))
+    pack_into(packed, prompts)
+    return packed
+
+
+def pack_into(arrays: PackedPrompts, prompts: Sequence[Prompt]) -> None:
+    """Overwrite arrays that are as large or larger; rows without a prompt hold one token."""
+    for array in arrays:
+        array.fill(0)
     for row, prompt in enumerate(prompts):
-        input_ids[row, : len(prompt)] = prompt.token_ids
-        slot_ids[row, : len(prompt)] = prompt.slot_ids
-    return PackedPrompts(input_ids, slot_ids, lengths - 1)
+        arrays.input_ids[row, : len(prompt)] = prompt.token_ids
+        arrays.slot_ids[row, : len(prompt)] = prompt.slot_ids
+        arrays.readout_position[row] = len(prompt) - 1

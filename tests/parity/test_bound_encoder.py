@@ -14,13 +14,13 @@ from rich.progress import Progress
 
 from engine import Recommender, RecommendRequest
 from engine.backends import Tower
-from engine.backends.choice import open_encoder
+from engine.backends.choice import open_ranker
 from engine.backends.onnxruntime import OnnxRuntimeEncoder
 from engine.backends.onnxruntime_cuda.bound import BoundEncoder
 from engine.backends.onnxruntime_cuda.session import PROVIDER
 from engine.backends.packing import pack
 from engine.bundle import Bundle, open_bundle
-from engine.config import EncoderConfig
+from engine.config import Config, EncoderConfig
 from engine.errors import EncodingFailed, PlanError
 from engine.manifest import GRAPH_FILE, MANIFEST_FILE, Bucket, Precision, read_manifest
 from engine.request import Prompt
@@ -42,8 +42,8 @@ def cpu_session(bundle: Path) -> onnxruntime.InferenceSession:
 
 @pytest.fixture(scope="module")
 def plain(recommender: Recommender) -> OnnxRuntimeEncoder:
-    assert isinstance(recommender._encoder, OnnxRuntimeEncoder)
-    return recommender._encoder
+    bundle = recommender._bundle
+    return OnnxRuntimeEncoder(bundle.path, bundle.item_table, EncoderConfig())
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_bundle_names_its_sizes_and_holds_no_plan(fp16_bundle: Path) -> None:
     assert manifest.parity_runtime == "onnxruntime"
     assert manifest.plan is None
     assert manifest.buckets == [
-        *(Bucket(1, 512), Bucket(2, 512), Bucket(4, 512)),
+        *(Bucket(1, 512), Bucket(2, 512), Bucket(3, 512), Bucket(4, 512)),
         *(Bucket(1, MAX_PROMPT_TOKENS), Bucket(2, MAX_PROMPT_TOKENS)),
     ]
 
@@ -208,7 +208,7 @@ def test_gpu_gives_the_vectors_of_fp32(
     build(reference_checkpoint, tmp_path / "b", Settings("onnxruntime-cuda", precision), NO_BARS)
     opened: Bundle = open_bundle(tmp_path / "b")
     expected = plain.encode(prompts, "user_vector")
-    with closing(open_encoder(opened, EncoderConfig())) as encoder:
+    with closing(open_ranker(opened, Config())) as encoder:
         encoder.warm_up()
         captured = encoder.encode(prompts, "user_vector")
         replayed = encoder.encode(prompts[::-1], "user_vector")[::-1]

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from engine import Interaction, Recommendation, Recommender, RecommendRequest
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
+from engine.backends.choice import open_ranker
 from engine.bundle import Bundle, open_bundle
-from engine.config import BatcherConfig, Config, EncoderConfig
+from engine.config import BatcherConfig, Config
 from engine.manifest import GRAPH_FILE
 from engine.prompt_tokens import render
 from engine.request import Query
@@ -80,7 +80,7 @@ def test_token_budget_changes_no_answer(
     max_batch_tokens: int,
 ) -> None:
     batcher = BatcherConfig(max_batch_tokens=max_batch_tokens, max_batch_size=64)
-    other = Recommender(recommender._bundle, recommender._encoder, Config(batcher=batcher))
+    other = Recommender(recommender._bundle, recommender._ranker, Config(batcher=batcher))
     requests = [RecommendRequest(history) for history in reference.histories]
     assert_same_answers(other.recommend(requests), alone)
 
@@ -112,7 +112,7 @@ def test_what_stands_after_the_readout_changes_nothing(
             "item_table": bundle.item_table,
         }
         padded = session.run(["user_vector"], feed)[0]
-        plain = recommender._encoder.encode([written], "user_vector")
+        plain = recommender._ranker.encode([written], "user_vector")
         assert_same_vectors(padded, np.concatenate([plain, plain]))
 
 
@@ -158,8 +158,7 @@ def long_titled(recommender: Recommender, reference_checkpoint: Checkpoint) -> B
 
 @pytest.fixture
 def long_titled_recommender(long_titled: Bundle) -> Iterator[Recommender]:
-    encoder = OnnxRuntimeEncoder(long_titled.path, long_titled.item_table, EncoderConfig())
-    opened = Recommender(long_titled, encoder, Config())
+    opened = Recommender(long_titled, open_ranker(long_titled, Config()), Config())
     yield opened
     opened.close()
 

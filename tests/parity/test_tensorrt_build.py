@@ -1,17 +1,20 @@
 """TensorRT-RTX compiles the encoder here, without a GPU; what it gives on one is not tested."""
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from rich.progress import Progress
 
-from engine import Recommender
+from engine import Interaction, Recommender, RecommendRequest
 from engine.__main__ import main
 from engine.backends.tensorrt import compiler
 from engine.backends.tensorrt.compiler import compile_plan
@@ -120,7 +123,7 @@ def test_catalogue_change_keeps_the_plan(
 ) -> None:
     before = assert_whole(bundle)
 
-    def never(*_: object) -> memoryview:
+    def never(*_: object) -> None:
         raise AssertionError("compiled again")
 
     monkeypatch.setattr(export_plan, "compile_plan", never)
@@ -217,7 +220,7 @@ def test_unknown_target_is_refused_with_the_known_ones(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (Settings("tensorrt", "fp32"), "tensorrt takes --precision fp16 or bf16, not fp32"),
+        (Settings("tensorrt", "fp32"), "takes --precision fp16 or bf16 or fp8, not fp32"),
         (Settings("onnxruntime", "fp16"), "onnxruntime takes --precision fp32 or int16, not fp16"),
         (
             Settings("tensorrt", "fp16", PlanSettings(buckets=[Bucket(4, 512)])),
@@ -239,13 +242,48 @@ def test_graph_that_the_library_refuses_is_an_error_with_its_words(
     plan = assert_whole(bundle)
     (tmp_path / GRAPH_FILE).write_bytes(b"no graph")
     with pytest.raises(PlanError, match=f"tensorrt_rtx could not read {GRAPH_FILE}: .*parse"):
-        compile_plan(load_library("tensorrt_rtx"), tmp_path / GRAPH_FILE, plan, quiet)
+        compile_plan(load_library("tensorrt_rtx"), tmp_path / GRAPH_FILE, plan, io.BytesIO(), quiet)
+
+
+def test_full_disk_is_the_error_of_the_disk(bundle: Path) -> None:
+    plan = assert_whole(bundle)
+    with (
+        Path("/dev/full").open("wb", buffering=0) as full,
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        compile_plan(load_library("tensorrt_rtx"), bundle / GRAPH_FILE, plan, full, quiet)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_machine_without_a_gpu_is_told_so(bundle: Path) -> None:
     with pytest.raises(PlanError, match=r"no GPU can be used.*--backend onnxruntime"):
         Recommender.open(bundle)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_gpu_gives_the_answers_of_the_cpu(
+    reference_checkpoint: Checkpoint, recommender: Recommender, tmp_path: Path
+) -> None:
+    target = ".".join(str(part) for part in torch.cuda.get_device_capability())
+    targets = PlanSettings(targets=[target], buckets=THREE_BUCKETS)
+    build(reference_checkpoint, tmp_path / "bundle", Settings("tensorrt", "fp16", targets), NO_BARS)
+    ids = recommender.item_ids
+    histories = [
+        [Interaction(ids[row], time_ms) for row, time_ms in zip(*history, strict=True)]
+        for history in reference_checkpoint.histories
+    ]
+    requests = [RecommendRequest(history, k=10) for history in histories]
+    with closing(Recommender.open(tmp_path / "bundle")) as on_gpu:
+        found, expected = on_gpu.encode_users(histories), recommender.encode_users(histories)
+        answers, alone = on_gpu.recommend(requests), [on_gpu.recommend([r])[0] for r in requests]
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(expected, axis=1)
+    assert (np.einsum("ud,ud->u", found, expected) / lengths).min() > 0.999
+    shared = [
+        len({item.item_id for item in one.items} & {item.item_id for item in other.items})
+        for one, other in zip(answers, alone, strict=True)
+    ]
+    assert np.mean(shared) >= 9.8
 
 
 @pytest.mark.slow
@@ -264,6 +302,8 @@ def test_smollm2_compiles_for_three_buckets(precision: Precision, tmp_path: Path
         buckets=list(THREE_BUCKETS),
     )
     steps = []
-    compiled = compile_plan(library, tmp_path / GRAPH_FILE, plan, lambda *step: steps.append(step))
-    assert compiled.nbytes > 250e6
+    path = tmp_path / plan.file
+    with path.open("wb") as file:
+        compile_plan(library, tmp_path / GRAPH_FILE, plan, file, lambda *step: steps.append(step))
+    assert path.stat().st_size > 250e6
     assert [num_done for _, num_done, _ in steps] == sorted(num_done for _, num_done, _ in steps)

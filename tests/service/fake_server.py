@@ -37,6 +37,7 @@ class FakeRecommender:
 
     model_version = "model-1"
     catalogue_version = "catalogue-1"
+    max_batches_in_flight = 1
 
     def __init__(self, delay_s: float = 0.0) -> None:
         self.delay_s = delay_s

@@ -4,6 +4,7 @@ import ctypes
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from test_topk import Search
 from engine.retrieval import Ranking
 
 ITEM_DTYPES = ["float32", "float16", "bfloat16"]
+STREAM = 1
 _GUARD_BYTES = 4096
 _GUARD = 0xA5
 
@@ -122,3 +124,32 @@ class EmulatedTopK:
 
     def widen_float16(self, bits: int) -> float:
         return float(self._library.widen_float16(ctypes.c_uint16(bits)))
+
+
+class EmulatedKernels:
+    """In the place of `_native_cuda`: the same code on the host."""
+
+    def __init__(self, emulated: EmulatedTopK) -> None:
+        self._library = emulated._library
+        self.num_calls = 0
+
+    def TopKShape(self, **sizes: object) -> SimpleNamespace:  # noqa: N802
+        names = ("num_queries", "num_items", "dim", "max_k")
+        item_type = ITEM_DTYPES.index(str(sizes["item_dtype"]))
+        described = _Shape(*(sizes[name] for name in names), 0, item_type)
+        num_bytes = self._library.workspace_bytes(ctypes.byref(described))
+        return SimpleNamespace(described=described, workspace_bytes=num_bytes)
+
+    def masked_topk(self, shape: SimpleNamespace, **arguments: int) -> None:
+        self.num_calls += 1
+        assert arguments["stream"] == STREAM
+        buffers = _Buffers(*(arguments[name] for name, *_ in _Buffers._fields_))
+        launch = Launch()
+        self._library.masked_topk(
+            ctypes.byref(shape.described),
+            ctypes.byref(buffers),
+            ctypes.c_void_p(arguments["workspace"]),
+            ctypes.c_int64(launch.num_blocks),
+            ctypes.c_bool(launch.is_wide),
+            ctypes.c_bool(launch.is_reversed),
+        )

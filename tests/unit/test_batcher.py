@@ -126,6 +126,51 @@ async def test_one_batch_is_encoded_at_a_time(batcher: Batcher, encoder: FakeEnc
     await asyncio.gather(*tasks)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "too_few"),
+    [
+        pytest.param([1, 1, 1], 2, id="as many as a batch holds"),
+        pytest.param([6, 6], 1, id="the whole token budget"),
+        pytest.param([1, 5], 1, id="no room for another as long"),
+        pytest.param([50], 0, id="one beyond the budget"),
+    ],
+)
+async def test_second_batch_is_begun_early_only_once_it_is_full(
+    encoder: FakeEncoder, lengths: list[int], too_few: int
+) -> None:
+    config = BatcherConfig(max_batch_tokens=12, max_batch_size=3)
+    batcher = Batcher(encoder.answer, config, max_batches_in_flight=2)
+    encoder.gate.clear()
+
+    async def submit(k: int, num_tokens: int) -> "asyncio.Task[Recommendation]":
+        task = asyncio.create_task(batcher.submit(make_query(k, num_tokens), None))
+        await asyncio.sleep(0.02)
+        return task
+
+    tasks = [await submit(0, 1)]
+    for k, num_tokens in enumerate(lengths, start=1):
+        assert encoder.batches == [[0]]
+        tasks.append(await submit(k, num_tokens))
+    early = list(range(1, 1 + len(lengths)))
+    assert len(early) == too_few + 1
+    assert encoder.batches == [[0], early]
+    tasks += [await submit(k, 50) for k in (8, 9)]
+    assert encoder.batches == [[0], early]
+    encoder.gate.set()
+    assert ids(await asyncio.gather(*tasks)) == [str(k) for k in (0, *early, 8, 9)]
+    assert encoder.batches == [[0], early, [8], [9]]
+    await batcher.close()
+
+
+async def test_two_batches_in_flight_lose_no_query(encoder: FakeEncoder) -> None:
+    config = BatcherConfig(max_batch_tokens=1000, max_batch_size=4)
+    batcher = Batcher(encoder.answer, config, max_batches_in_flight=2)
+    for burst in (1, 4, 5, 8, 9, 40, 3):
+        found = await asyncio.gather(*(batcher.submit(make_query(k), None) for k in range(burst)))
+        assert ids(found) == [str(k) for k in range(burst)]
+    await batcher.close()
+
+
 async def test_expired_query_never_reaches_the_encoder(
     batcher: Batcher, encoder: FakeEncoder
 ) -> None:

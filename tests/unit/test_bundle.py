@@ -316,6 +316,8 @@ def turned(vector: list[float], cosine: float) -> list[float]:
         ("fp16", 0.9995, True),
         ("fp16", 0.9985, False),
         ("bf16", 0.9995, True),
+        ("fp8", 0.997, True),
+        ("fp8", 0.995, False),
     ],
 )
 def test_check_allows_another_machine_what_the_precision_costs(

@@ -8,11 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import Interaction, Recommender, RecommendRequest
-from engine.backends import Tower
+from engine.backends import Ranked, Tower
 from engine.bundle import open_bundle
 from engine.config import BatcherConfig, Config
 from engine.errors import EncodingFailed, InvalidRequest
-from engine.request import IgnoredReason, MicroBatch, Prompt
+from engine.request import IgnoredReason, MicroBatch, Prompt, Query
 from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
 
 NUM_ITEMS = 400
@@ -231,8 +231,10 @@ def test_a_history_of_ten_thousand_items_is_rendered_at_once(recommender: Recomm
     assert fastest < MAX_RENDER_MS
 
 
-class BrokenEncoder:
+class BrokenRanker:
     """Gives one value that is not finite, as an overflowing engine does."""
+
+    max_batches_in_flight = 1
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -244,6 +246,11 @@ class BrokenEncoder:
         vectors[-1, 5] = self.value
         return vectors
 
+    def rank(self, queries: Sequence[Query]) -> Ranked:
+        vectors = self.encode([query.prompt for query in queries], "user_vector")
+        nothing = np.empty(0, np.int32), np.empty(0, np.float32)
+        return Ranked(vectors, [nothing] * len(queries), encode_ms=0, retrieve_ms=0)
+
     def warm_up(self) -> None: ...
 
     def close(self) -> None:
@@ -252,13 +259,13 @@ class BrokenEncoder:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_vector_that_is_not_finite_is_no_answer(reference_bundle: Path, value: float) -> None:
-    broken = Recommender(open_bundle(reference_bundle), BrokenEncoder(value), Config())
+    broken = Recommender(open_bundle(reference_bundle), BrokenRanker(value), Config())
     with pytest.raises(EncodingFailed, match="not finite"):
         broken.recommend([RecommendRequest(history(1)), RecommendRequest(history(2))])
 
 
 def test_closing_twice_releases_the_encoder_once(reference_bundle: Path) -> None:
-    encoder = BrokenEncoder(0.0)
+    encoder = BrokenRanker(0.0)
     recommender = Recommender(open_bundle(reference_bundle), encoder, Config())
     recommender.close()
     recommender.close()

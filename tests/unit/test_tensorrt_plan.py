@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from engine.backends.buckets import assign
-from engine.backends.tensorrt.encoder import check_plan
 from engine.backends.tensorrt.library import Library, load_library
+from engine.backends.tensorrt.loading import check_plan
 from engine.errors import EncodingFailed, PlanError
 from engine.manifest import Bucket, Plan
 from engine.request import Prompt

@@ -1,75 +1,47 @@
 """The top-k of a GPU is timed only where it finds what the CPU finds; here the kernels emulated."""
 
 import argparse
-import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from emulated_topk import ITEM_DTYPES, EmulatedTopK, Launch, _Buffers, _Shape
+from emulated_topk import EmulatedKernels, EmulatedTopK
+from fake_cuda import FakeCuda
 from numpy.typing import NDArray
 
+from engine.backends.gpu import Gpu
+from engine.errors import PlanError
 from engine.retrieval import Ranking
 from perf import peaks, topk, topk_cuda
 
 
-class HostMemory:
-    """In the place of a GPU's: addresses are the host's own."""
-
-    stream = 1
-
-    def __init__(self) -> None:
-        self._buffers: list[NDArray[np.uint8]] = []
-
-    def allocate(self, num_bytes: int) -> int:
-        self._buffers.append(np.full(num_bytes, 0xA5, np.uint8))
-        return self._buffers[-1].ctypes.data
-
-    def upload(self, address: int, array: NDArray[Any]) -> None:
-        ctypes.memmove(address, array.ctypes.data, array.nbytes)
-
-    def download(self, array: NDArray[Any], address: int) -> None:
-        ctypes.memmove(array.ctypes.data, address, array.nbytes)
-
-    def synchronize(self) -> None:
-        pass
-
-
-class EmulatedKernels:
-    """In the place of `_native_cuda`: the same code on the host."""
-
-    def __init__(self, emulated: EmulatedTopK) -> None:
-        self._library = emulated._library
-        self.num_calls = 0
-
-    def TopKShape(self, **sizes: object) -> SimpleNamespace:  # noqa: N802
-        names = ("num_queries", "num_items", "dim", "max_k")
-        item_type = ITEM_DTYPES.index(str(sizes["item_dtype"]))
-        described = _Shape(*(sizes[name] for name in names), 0, item_type)
-        num_bytes = self._library.workspace_bytes(ctypes.byref(described))
-        return SimpleNamespace(described=described, workspace_bytes=num_bytes)
-
-    def masked_topk(self, shape: SimpleNamespace, **arguments: int) -> None:
-        self.num_calls += 1
-        assert arguments["stream"] == HostMemory.stream
-        buffers = _Buffers(*(arguments[name] for name, *_ in _Buffers._fields_))
-        launch = Launch()
-        self._library.masked_topk(
-            ctypes.byref(shape.described),
-            ctypes.byref(buffers),
-            ctypes.c_void_p(arguments["workspace"]),
-            ctypes.c_int64(launch.num_blocks),
-            ctypes.c_bool(launch.is_wide),
-            ctypes.c_bool(launch.is_reversed),
-        )
-
-
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory: pytest.TempPathFactory) -> EmulatedKernels:
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedKernels:
     return EmulatedKernels(EmulatedTopK(tmp_path_factory.mktemp("emulation")))
+
+
+@pytest.fixture
+def kernels(emulated: EmulatedKernels, monkeypatch: pytest.MonkeyPatch) -> EmulatedKernels:
+    """A machine with a GPU: CUDA's runtime on the host, and the kernels' code there."""
+    cuda = FakeCuda()
+
+    def queue_topk(shape: SimpleNamespace, **arguments: int) -> None:
+        cuda.queue(lambda: emulated.masked_topk(shape, **arguments))
+
+    queueing = SimpleNamespace(TopKShape=emulated.TopKShape, masked_topk=queue_topk)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", cuda)
+    monkeypatch.setitem(sys.modules, "engine.native._native_cuda", queueing)
+    return emulated
+
+
+@pytest.fixture
+def gpu(kernels: EmulatedKernels) -> Iterator[Gpu]:  # noqa: ARG001
+    with closing(Gpu()) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
@@ -91,10 +63,12 @@ def searches(*arguments: str) -> list[topk_cuda.Search]:
 
 
 @pytest.mark.parametrize("dtype", topk_cuda.DTYPES)
-def test_kernels_are_compared_with_the_cpu_and_timed(kernels: EmulatedKernels, dtype: str) -> None:
+def test_kernels_are_compared_with_the_cpu_and_timed(
+    kernels: EmulatedKernels, gpu: Gpu, dtype: str
+) -> None:
     drawn = searches(f"--dtype={dtype}", "--queries", "1", "5", "-k=20", "--exclusions=300")
     before = kernels.num_calls
-    result = topk_cuda.measure(kernels, HostMemory(), "cpu", drawn)
+    result = topk_cuda.measure(gpu, "cpu", drawn)
     assert kernels.num_calls - before == 2 * (1 + 1 + peaks.NUM_TRIES)
     assert (result.num_items, result.k, result.num_exclusions) == (900, 20, 300)
     assert [figures.num_queries for figures in result.figures] == [1, 5]
@@ -105,12 +79,9 @@ def test_kernels_are_compared_with_the_cpu_and_timed(kernels: EmulatedKernels, d
         assert figures.share_of_peak == pytest.approx(figures.gb_per_s / result.peak_gb_per_s)
 
 
-def test_answers_hold_no_excluded_item_in_the_kernels_and_in_pytorch(
-    kernels: EmulatedKernels,
-) -> None:
+def test_answers_hold_no_excluded_item_in_the_kernels_and_in_pytorch(gpu: Gpu) -> None:
     (search,) = searches("--queries=3", "-k=50", "--exclusions=840")
-    on_device = topk_cuda.DeviceTopK(kernels, HostMemory(), search)
-    on_device.run()
+    on_device = topk_cuda.DeviceSearch(gpu, search)
     theirs = topk_cuda.make_pytorch(search, "cpu")().numpy()
     for query, (rows, scores) in enumerate(on_device.results()):
         assert len(rows) == 50
@@ -120,16 +91,15 @@ def test_answers_hold_no_excluded_item_in_the_kernels_and_in_pytorch(
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_items_than_k_give_all_of_them(kernels: EmulatedKernels) -> None:
+def test_fewer_items_than_k_give_all_of_them(gpu: Gpu) -> None:
     drawn = searches("--items=60", "--queries=2", "-k=100", "--exclusions=10")
-    assert len(topk_cuda.measure(kernels, HostMemory(), "cpu", drawn).figures) == 1
+    assert len(topk_cuda.measure(gpu, "cpu", drawn).figures) == 1
 
 
 @pytest.mark.parametrize("wrong", ["rows", "scores"])
-def test_another_ranking_is_not_timed(kernels: EmulatedKernels, wrong: str) -> None:
+def test_another_ranking_is_not_timed(gpu: Gpu, wrong: str) -> None:
     (search,) = searches("--queries=2", "-k=5")
-    on_device = topk_cuda.DeviceTopK(kernels, HostMemory(), search)
-    on_device.run()
+    on_device = topk_cuda.DeviceSearch(gpu, search)
     (rows, scores), *others = on_device.results()
     change: Callable[[NDArray[Any]], NDArray[Any]] = np.flip
     first = (change(rows), scores) if wrong == "rows" else (rows, np.nextafter(scores, np.inf))
@@ -138,28 +108,24 @@ def test_another_ranking_is_not_timed(kernels: EmulatedKernels, wrong: str) -> N
 
 
 def test_kernels_that_rank_otherwise_than_the_cpu_are_not_timed(
-    kernels: EmulatedKernels, monkeypatch: pytest.MonkeyPatch
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = topk_cuda.DeviceTopK.results
+    results = topk_cuda.DeviceSearch.results
 
-    def reverse_results(topk: topk_cuda.DeviceTopK) -> list[Ranking]:
+    def reverse_results(topk: topk_cuda.DeviceSearch) -> list[Ranking]:
         return [(rows[::-1], scores) for rows, scores in results(topk)]
 
-    monkeypatch.setattr(topk_cuda.DeviceTopK, "results", reverse_results)
+    monkeypatch.setattr(topk_cuda.DeviceSearch, "results", reverse_results)
     with pytest.raises(AssertionError, match="not equal"):
-        topk_cuda.measure(kernels, HostMemory(), "cpu", searches("--queries=2", "-k=5"))
+        topk_cuda.measure(gpu, "cpu", searches("--queries=2", "-k=5"))
 
 
-def test_kernels_that_are_not_built_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_that_are_not_built_are_named(
+    kernels: EmulatedKernels,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
-    with pytest.raises(SystemExit, match=r"CUDA kernels are not built.*nvcc 12"):
-        topk.run(parse())
-
-
-def test_machine_without_a_device_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = SimpleNamespace(device_count=lambda: 0)
-    monkeypatch.setitem(sys.modules, "engine.native._native_cuda", kernels)
-    with pytest.raises(SystemExit, match="no CUDA device is found"):
+    with pytest.raises(PlanError, match=r"CUDA kernels .* are not built.*nvcc 12"):
         topk.run(parse())
 
 

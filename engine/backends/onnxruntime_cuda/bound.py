@@ -10,7 +10,7 @@ from onnxruntime import OrtValue, RunOptions
 
 from engine.backends import Tower
 from engine.backends.buckets import assign, fill
-from engine.backends.packing import pack
+from engine.backends.packing import PackedPrompts, pack_into
 from engine.errors import EncodingFailed
 from engine.manifest import Bucket
 from engine.request import Prompt
@@ -72,7 +72,9 @@ class BoundBucket:
             "slot_ids": (batch, tokens),
             "readout_position": (batch,),
         }
-        self._staging = {name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+        self._staging = PackedPrompts(
+            **{name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
+        )
         allocate, device = OrtValue.ortvalue_from_shape_and_type, table.device_name()
         self._inputs = {name: allocate(shape, np.int64, device) for name, shape in shapes.items()}
         vectors_shape = (batch, session.get_outputs()[0].shape[1])
@@ -88,7 +90,7 @@ class BoundBucket:
         self._options.add_run_config_entry("gpu_graph_id", str(graph_id))
 
     def run(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        """Encode no more prompts than the bucket holds into `[B, D]`, valid until the next run.
+        """Encode no more prompts than the bucket holds into `[B, D]`.
 
         Raises:
             EncodingFailed: with the size and ONNX Runtime's words.
@@ -103,12 +105,10 @@ class BoundBucket:
                 f"ONNX Runtime could not run {self._bucket.max_batch_size} prompts of"
                 f" {self._bucket.max_tokens} tokens: {error}"
             ) from error
-        return vectors[: len(prompts)]
+        return vectors[: len(prompts)].copy()
 
     def _copy_in(self, prompts: Sequence[Prompt]) -> None:
-        for name, array in pack(prompts)._asdict().items():
-            staged = self._staging[name]
-            staged.fill(0)
-            staged[tuple(slice(length) for length in array.shape)] = array
+        pack_into(self._staging, prompts)
+        for name, staged in self._staging._asdict().items():
             self._inputs[name].update_inplace(staged)
         self._binding.synchronize_inputs()

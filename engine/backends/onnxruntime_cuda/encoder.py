@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backends.gpu import Gpu
 from engine.backends.onnxruntime_cuda.bound import BoundEncoder
 from engine.backends.onnxruntime_cuda.session import open_session, require_provider
-from engine.backends.tensorrt.cuda import Gpu
 from engine.errors import EncodingFailed, PlanError
 from engine.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket
 

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import BinaryIO
 
-from engine.backends.tensorrt.cuda import Gpu
+from engine.backends.gpu import Gpu
 from engine.backends.tensorrt.library import Library, Untyped, make_logger
 from engine.errors import PlanError
 from engine.manifest import Bucket, Plan
@@ -29,13 +30,16 @@ def find_targets(library: Library, targets: Sequence[str]) -> list[str]:
         return [gpu.compute_capability]
 
 
-def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> memoryview:
-    """Compile what `plan` describes, in the precisions that the graph states, into bytes.
+def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, report: Report) -> None:
+    """Compile what `plan` describes, in the precisions that the graph states, into a file.
+
+    The plan, which may have gigabytes, is written as it is made.
 
     Raises:
+        OSError: it cannot be written.
         PlanError: the library refuses the graph, or needs a GPU and finds none.
     """
-    logger = make_logger(library)
+    logger, writer = make_logger(library), _make_writer(library, file)
 
     def require(made: Untyped, purpose: str) -> Untyped:
         if made:
@@ -53,8 +57,10 @@ def compile_plan(library: Library, graph: Path, plan: Plan, report: Report) -> m
     _set_targets(library, config, plan.compute_capabilities)
     for bucket in plan.buckets:
         config.add_optimization_profile(_make_profile(builder, bucket))
-    built = builder.build_serialized_network(network, config)
-    return memoryview(require(built, "compile the graph"))  # a copy would be gigabytes
+    is_built = builder.build_serialized_network_to_stream(network, config, writer)
+    if writer.problem is not None:
+        raise writer.problem
+    require(is_built, "compile the graph")
 
 
 def _set_targets(library: Library, config: Untyped, targets: Sequence[str]) -> None:
@@ -72,6 +78,24 @@ def _make_profile(builder: Untyped, bucket: Bucket) -> Untyped:
     profile.set_shape("readout_position", (1,), (batch,), (batch,))
     profile.set_shape("item_table", (1, 64), (100_000, 64), (MAX_ITEMS, 64))
     return profile
+
+
+def _make_writer(library: Library, file: BinaryIO) -> Untyped:
+    class Writer(library.module.IStreamWriter):  # type: ignore[misc,name-defined]
+        """Keeps what went wrong: no exception finds its way through the library."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.problem: OSError | None = None
+
+        def write(self, content: bytes) -> int:
+            try:
+                return file.write(content)
+            except OSError as error:
+                self.problem = error
+                return 0
+
+    return Writer()
 
 
 def _make_monitor(library: Library, report: Report) -> Untyped:

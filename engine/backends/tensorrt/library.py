@@ -60,13 +60,22 @@ class Library:
         flags = self.module.NetworkDefinitionCreationFlag
         return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
+    @property
+    def captures_graphs(self) -> bool:
+        """Whether a context records its CUDA graph by itself."""
+        return hasattr(self.module, "CudaGraphStrategy")
+
     def make_context(self, engine: Untyped) -> Untyped:
-        """Give an execution context that captures CUDA graphs by itself, where that exists."""
-        strategies = getattr(self.module, "CudaGraphStrategy", None)
-        if strategies is None:
-            return engine.create_execution_context()
-        config = engine.create_runtime_config()
-        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE
+        """Give an execution context that is yet without scratch memory; None where that fails."""
+        trt, config = self.module, engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(
+            trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        if self.captures_graphs:
+            config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+            # Else the first forwards would run on slower kernels, while those for a size compile.
+            strategies = trt.DynamicShapesKernelSpecializationStrategy
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         return engine.create_execution_context(config)
 
 

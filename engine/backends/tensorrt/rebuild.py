@@ -1,8 +1,10 @@
 """Compiles the plan of a finished bundle anew, for other GPUs or another library version."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -41,22 +43,25 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
         library_version=library.version,
         compute_capabilities=find_targets(library, targets or old.compute_capabilities),
     )
-    compiled = compile_plan(library, bundle / GRAPH_FILE, plan, report)
-    _replace(bundle / plan.file, compiled)
+    with _replacing(bundle / plan.file) as file:
+        compile_plan(library, bundle / GRAPH_FILE, plan, file, report)
     files = {**others, plan.file: describe_file(bundle / plan.file)}
     renewed = seal(msgspec.structs.replace(manifest, plan=plan, files=files))
     content = msgspec.json.format(msgspec.json.encode(renewed), indent=2) + b"\n"
-    _replace(bundle / MANIFEST_FILE, content)
+    with _replacing(bundle / MANIFEST_FILE) as file:
+        file.write(content)
     if old.file != plan.file:
         (bundle / old.file).unlink(missing_ok=True)
     return plan
 
 
-def _replace(path: Path, content: bytes | memoryview) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write, which takes the place of `path` when the block succeeds."""
     aside = path.with_name(f".{path.name}.partial")
     try:
         with aside.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)

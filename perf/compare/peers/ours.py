@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.backends.choice import open_encoder
+from engine.backends.choice import open_ranker
 from engine.bundle import open_bundle
-from engine.config import EncoderConfig
+from engine.config import Config, EncoderConfig
 from engine.request import Prompt
 from perf.compare.kit import PromptArrays, Vectors
 from perf.compare.task import Encode, Task
@@ -13,7 +13,8 @@ from perf.compare.task import Encode, Task
 
 def load(task: Task) -> Encode:
     bundle = open_bundle(Path(task.bundle))
-    encoder = open_encoder(bundle, EncoderConfig(num_threads=task.num_threads))
+    config = Config(encoder=EncoderConfig(num_threads=task.num_threads))
+    encoder = open_ranker(bundle, config)
 
     def encode(prompts: Sequence[PromptArrays]) -> Vectors:
         return encoder.encode([Prompt(*prompt) for prompt in prompts], "user_vector")

@@ -2,14 +2,17 @@
 
 import ctypes
 import importlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from engine.backends.tensorrt.library import Untyped
 from engine.errors import PlanError
+
+Untyped = Any
+"""An object of CUDA, whose bindings have no types."""
 
 
 class Gpu:
@@ -83,6 +86,40 @@ class Gpu:
     def synchronize(self) -> None:
         """Wait for all that was asked of the stream."""
         self._call("cudaStreamSynchronize", self.stream)
+
+    def make_event(self) -> Untyped:
+        """Give an event; who waits for it sleeps."""
+        event = self._call("cudaEventCreateWithFlags", self._cuda.cudaEventBlockingSync)
+        self._resources.callback(self._call, "cudaEventDestroy", event)
+        return event
+
+    def record(self, event: Untyped) -> None:
+        """Let the event happen once the stream has come this far."""
+        self._call("cudaEventRecord", event, self.stream)
+
+    def wait(self, event: Untyped) -> None:
+        self._call("cudaEventSynchronize", event)
+
+    def elapsed_ms(self, start: Untyped, end: Untyped) -> float:
+        """Give the time between two events that have happened, by the GPU's clock."""
+        return float(self._call("cudaEventElapsedTime", start, end))
+
+    def capture(self, queue: Callable[[], None]) -> Untyped:
+        """Record what `queue` asks of the stream, without running it, as a CUDA graph."""
+        mode = self._cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._call("cudaStreamBeginCapture", self.stream, mode)
+        try:
+            queue()
+        finally:
+            recorded = self._call("cudaStreamEndCapture", self.stream)
+        graph = self._call("cudaGraphInstantiate", recorded, 0)
+        self._resources.callback(self._call, "cudaGraphExecDestroy", graph)
+        self._call("cudaGraphDestroy", recorded)
+        return graph
+
+    def launch(self, graph: Untyped) -> None:
+        """Replay a graph in the stream's order."""
+        self._call("cudaGraphLaunch", graph, self.stream)
 
     def close(self) -> None:
         self._resources.close()

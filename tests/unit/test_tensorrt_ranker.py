@@ -1,0 +1,335 @@
+"""A plan's answers on a GPU that is played by the host: they are those of the CPU's backend."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Reference
+from emulated_topk import EmulatedKernels, EmulatedTopK
+from fake_cuda import FakeCuda
+from fake_tensorrt import FORWARD_MS, VERSION, Context, make_module, write_plan
+from numpy.typing import NDArray
+
+from engine import Recommender, RecommendRequest
+from engine.backends import Ranked, Tower, gpu_topk
+from engine.backends.gpu import Gpu
+from engine.backends.gpu_retriever import GpuRetriever
+from engine.backends.gpu_topk import GpuTopK
+from engine.backends.tensorrt.ranker import TensorRTRanker
+from engine.bundle import Bundle
+from engine.config import RetrievalConfig
+from engine.errors import EncodingFailed, PlanError
+from engine.manifest import GRAPH_FILE, LibraryName, Plan
+from engine.manifest import Bucket as Size
+from engine.request import Query
+from engine.retrieval import Retrieve, retrieve
+from llmsrec.prompt import MAX_PROMPT_TOKENS
+
+PROFILES = [Size(1, 512), Size(4, 512), Size(2, MAX_PROMPT_TOKENS)]
+LIBRARIES: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
+TOPK_MS = 2.0
+NUM_LANES = 2
+Open = Callable[..., TensorRTRanker]
+
+
+def no_retrieval(*_: object, **__: object) -> Any:  # noqa: ANN401
+    raise AssertionError("the CPU ranked")
+
+
+@pytest.fixture(scope="module")
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> EmulatedKernels:
+    return EmulatedKernels(EmulatedTopK(tmp_path_factory.mktemp("emulation")))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch, emulated: EmulatedKernels) -> FakeCuda:
+    """A machine with a GPU, both libraries, and the kernels, whose work waits in the stream."""
+    fake = FakeCuda()
+
+    def queue_topk(shape: SimpleNamespace, **arguments: int) -> None:
+        fake.queue(lambda: emulated.masked_topk(shape, **arguments), TOPK_MS)
+
+    kernels = SimpleNamespace(TopKShape=emulated.TopKShape, masked_topk=queue_topk)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", fake)
+    monkeypatch.setitem(sys.modules, "engine.native._native_cuda", kernels)
+    for name in LIBRARIES:
+        monkeypatch.setitem(sys.modules, name, make_module(name, fake))
+    return fake
+
+
+@pytest.fixture
+def open_plan(cuda: FakeCuda, recommender: Recommender, tmp_path: Path) -> Iterator[Open]:
+    """Opens the reference bundle as if it held a plan; what is not closed is, in the end."""
+    opened = ExitStack()
+
+    def open_one(
+        library: LibraryName = "tensorrt",
+        config: RetrievalConfig | None = None,
+        on_cpu: Retrieve = no_retrieval,
+    ) -> TensorRTRanker:
+        bundle = recommender._bundle
+        plan = Plan(
+            graph_sha256="0" * 64,
+            library=library,
+            library_version=VERSION,
+            compute_capabilities=["9.0"],
+            buckets=PROFILES,
+        )
+        write_plan(tmp_path / plan.file, bundle.path / GRAPH_FILE, PROFILES)
+        moved = replace(bundle, path=tmp_path)
+        ranker = TensorRTRanker(moved, plan, config or RetrievalConfig(), on_cpu)
+        return opened.enter_context(closing(ranker))
+
+    yield open_one
+    opened.close()
+    assert cuda.num_live == 0
+
+
+@pytest.fixture(scope="module")
+def queries(recommender: Recommender, reference: Reference) -> list[Query]:
+    """Histories of many lengths, with many k and exclusions, none of them once."""
+    requests = [
+        RecommendRequest(
+            history,
+            k=1 + 7 * place,
+            include_seen=place % 3 == 0,
+            excluded_item_ids=[str(1 + number) for number in range(place * 11)],
+        )
+        for place, history in enumerate(reference.histories)
+    ]
+    return [recommender.render(request) for request in requests]
+
+
+def on_cpu(bundle: Bundle) -> Retrieve:
+    return partial(retrieve, item_vectors=bundle.item_vectors, num_threads=1)
+
+
+def assert_ranked_alike(found: Ranked, expected: Ranked) -> None:
+    """Hold rankings to the vectors that were found, bit for bit, and those to the CPU's."""
+    np.testing.assert_allclose(found.user_vectors, expected.user_vectors, rtol=0, atol=1e-5)
+    for (rows, scores), (expected_rows, expected_scores) in zip(
+        found.rankings, expected.rankings, strict=True
+    ):
+        np.testing.assert_array_equal(rows, expected_rows)
+        np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
+
+
+def contexts_of(ranker: TensorRTRanker) -> list[Context]:
+    contexts: list[Context] = ranker._engine.contexts
+    return contexts
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("num_queries", [1, 2, 3, 4, 24])
+def test_answers_are_those_of_the_cpu(
+    open_plan: Open,
+    recommender: Recommender,
+    queries: list[Query],
+    library: LibraryName,
+    num_queries: int,
+) -> None:
+    ranker = open_plan(library)
+    ranker.warm_up()
+    some = queries[:num_queries]
+    assert_ranked_alike(ranker.rank(some), recommender._ranker.rank(some))
+    assert_ranked_alike(ranker.rank(some[::-1]), recommender._ranker.rank(some[::-1]))
+
+
+@pytest.mark.parametrize("tower", ["user_vector", "item_vector"])
+def test_both_towers_give_the_vectors_of_the_cpu(
+    open_plan: Open, recommender: Recommender, queries: list[Query], tower: Tower
+) -> None:
+    prompts = [query.prompt for query in queries]
+    found = open_plan().encode(prompts, tower)
+    expected = recommender._ranker.encode(prompts, tower)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+def test_two_micro_batches_are_under_way_and_do_not_mix(
+    open_plan: Open, cuda: FakeCuda, recommender: Recommender, queries: list[Query]
+) -> None:
+    ranker = open_plan()
+    ranker.warm_up()
+    both_queued = threading.Barrier(NUM_LANES, timeout=10)
+
+    def wait_for_the_other() -> None:
+        both_queued.wait()
+
+    cuda.before_waiting = wait_for_the_other
+    batches = [queries[start : start + 3] for start in range(0, 24, 3)]
+    with ThreadPoolExecutor(NUM_LANES) as threads:
+        found = list(threads.map(ranker.rank, batches))
+    for one, batch in zip(found, batches, strict=True):
+        assert_ranked_alike(one, recommender._ranker.rank(batch))
+
+
+def test_results_outlive_the_next_micro_batches(open_plan: Open, queries: list[Query]) -> None:
+    ranker = open_plan()
+    first = ranker.rank(queries[:2])
+    kept = [(rows.copy(), scores.copy()) for rows, scores in first.rankings]
+    vectors = first.user_vectors.copy()
+    for start in range(2, 8, 2):
+        ranker.rank(queries[start : start + 2])
+    np.testing.assert_array_equal(first.user_vectors, vectors)
+    for (rows, scores), (kept_rows, kept_scores) in zip(first.rankings, kept, strict=True):
+        np.testing.assert_array_equal(rows, kept_rows)
+        np.testing.assert_array_equal(scores, kept_scores)
+
+
+def test_tensorrt_replays_a_graph_of_each_size(
+    open_plan: Open, cuda: FakeCuda, queries: list[Query]
+) -> None:
+    ranker = open_plan("tensorrt")
+    ranker.warm_up()
+    assert cuda.num_launches == 0
+    runs = [context.num_runs for context in contexts_of(ranker)]
+    assert runs == [2] * len(ranker._forwards.sizes)
+    ranker.rank(queries[:2])
+    ranker.rank(queries[2:5])
+    assert cuda.num_launches == 2
+    assert [context.num_runs for context in contexts_of(ranker)] == runs
+
+
+def test_tensorrt_rtx_is_told_to_capture_graphs_by_itself(
+    open_plan: Open, cuda: FakeCuda, queries: list[Query]
+) -> None:
+    ranker = open_plan("tensorrt_rtx")
+    ranker.warm_up()
+    ranker.rank(queries[:2])
+    assert cuda.num_launches == 0
+    for context in contexts_of(ranker):
+        assert context.config.cuda_graph_strategy == "whole"
+        assert context.config.dynamic_shapes_kernel_specialization_strategy == "eager"
+
+
+def test_each_size_runs_on_the_nearest_profile(open_plan: Open) -> None:
+    ranker = open_plan()
+    profiles = dict(
+        zip(
+            [(size.max_batch_size, size.max_tokens) for size in ranker._forwards.sizes],
+            [tuple(context.profile) for context in contexts_of(ranker)],
+            strict=True,
+        )
+    )
+    assert profiles == {
+        (1, 512): (1, 512),
+        (2, 512): (4, 512),
+        (3, 512): (4, 512),
+        (4, 512): (4, 512),
+        (1, MAX_PROMPT_TOKENS): (2, MAX_PROMPT_TOKENS),
+        (2, MAX_PROMPT_TOKENS): (2, MAX_PROMPT_TOKENS),
+    }
+
+
+def test_timings_are_the_gpus(open_plan: Open, queries: list[Query]) -> None:
+    ranked = open_plan().rank(queries[:2])
+    assert (ranked.encode_ms, ranked.retrieve_ms) == (FORWARD_MS, TOPK_MS)
+
+
+@pytest.mark.parametrize("limit", ["MAX_K", "MAX_EXCLUSIONS"])
+def test_what_the_top_k_has_no_room_for_is_ranked_by_the_cpu(
+    open_plan: Open,
+    recommender: Recommender,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+) -> None:
+    fitting, beyond = queries[1:2], queries[10:12]
+    monkeypatch.setattr(gpu_topk, limit, 20)
+    asked = []
+
+    def watched(user_vectors: NDArray[np.float32], **arguments: Any) -> Any:  # noqa: ANN401
+        asked.append(len(user_vectors))
+        return on_cpu(recommender._bundle)(user_vectors, **arguments)
+
+    ranker = open_plan(on_cpu=watched)
+    assert_ranked_alike(ranker.rank(fitting), recommender._ranker.rank(fitting))
+    assert asked == []
+    assert_ranked_alike(ranker.rank(beyond), recommender._ranker.rank(beyond))
+    assert asked == [2]
+
+
+def test_cpu_ranks_where_it_is_told_to_without_the_kernels(
+    open_plan: Open,
+    recommender: Recommender,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
+    ranker = open_plan(config=RetrievalConfig(device="cpu"), on_cpu=on_cpu(recommender._bundle))
+    assert_ranked_alike(ranker.rank(queries), recommender._ranker.rank(queries))
+
+
+def test_kernels_that_are_not_built_are_named_with_both_remedies(
+    open_plan: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
+    with pytest.raises(PlanError, match=r'not built .*nvcc 12.*or set retrieval\.device = "cpu"'):
+        open_plan()
+
+
+def test_run_that_fails_is_an_error_with_its_size_and_the_next_one_works(
+    open_plan: Open, recommender: Recommender, queries: list[Query]
+) -> None:
+    ranker = open_plan()
+    for context in contexts_of(ranker):
+        context.is_broken = True
+    for _ in range(NUM_LANES + 1):
+        with pytest.raises(EncodingFailed, match="could not run 1 prompts of 512 tokens"):
+            ranker.rank(queries[:1])
+    for context in contexts_of(ranker):
+        context.is_broken = False
+    assert_ranked_alike(ranker.rank(queries[:1]), recommender._ranker.rank(queries[:1]))
+
+
+def test_too_little_memory_is_an_error_with_what_is_free_and_needed(
+    open_plan: Open, cuda: FakeCuda
+) -> None:
+    cuda.total_bytes = 2_000_000
+    with pytest.raises(PlanError, match=r"the GPU has \d MB free, \d+ MB more are needed; stop"):
+        open_plan()
+
+
+def test_plan_that_does_not_load_is_an_error_with_the_command(
+    open_plan: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_tensorrt.Engine", lambda *_: None)
+    with pytest.raises(PlanError, match=r"cannot load .* capability 9\.0: .*--rebuild --target 9"):
+        open_plan()
+
+
+def test_user_vectors_of_the_host_are_ranked_on_the_gpu(
+    cuda: FakeCuda, recommender: Recommender, queries: list[Query]
+) -> None:
+    expected = recommender._ranker.rank(queries)
+    excluded_rows, k = [q.excluded_rows for q in queries], [q.k for q in queries]
+    asked = []
+
+    def too_many(user_vectors: NDArray[np.float32], **arguments: Any) -> Any:  # noqa: ANN401
+        asked.append(len(user_vectors))
+        return on_cpu(recommender._bundle)(user_vectors, **arguments)
+
+    with closing(Gpu()) as gpu:
+        topk = GpuTopK(gpu, recommender.item_vectors, max_queries=len(queries) - 1)
+        ranked = GpuRetriever(gpu, topk, too_many)
+        for some in (slice(0, 5), slice(5, None), slice(None)):
+            found = ranked(
+                expected.user_vectors[some], excluded_rows=excluded_rows[some], k=k[some]
+            )
+            assert_ranked_alike(
+                expected._replace(user_vectors=expected.user_vectors[some], rankings=found),
+                expected._replace(
+                    user_vectors=expected.user_vectors[some], rankings=expected.rankings[some]
+                ),
+            )
+    assert asked == [len(queries)]
+    assert cuda.num_live == 0
