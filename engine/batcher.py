@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import cast
 
-from engine.config import BatcherConfig
 from engine.errors import DeadlineExpired, ShuttingDown
+from engine.micro_batch import Limits
 from engine.request import Query, Recommendation
 
 Answer = Callable[[Sequence[Query]], Sequence[Recommendation]]
@@ -40,11 +40,9 @@ class Batcher:
     where several fail together, each is tried again alone. Belongs to one event loop.
     """
 
-    def __init__(
-        self, answer: Answer, config: BatcherConfig, max_batches_in_flight: int = 1
-    ) -> None:
+    def __init__(self, answer: Answer, limits: Limits, max_batches_in_flight: int = 1) -> None:
         self._answer = answer
-        self._config = config
+        self._limits = limits
         self._entries: deque[_Entry] = deque()
         self._max_batches_in_flight = max_batches_in_flight
         self._threads = ThreadPoolExecutor(max_batches_in_flight, thread_name_prefix="encoder")
@@ -91,20 +89,18 @@ class Batcher:
         for num_prompts, entry in enumerate(self._entries, start=1):
             longest = max(longest, len(entry.query.prompt))
             next_tokens = (num_prompts + 1) * longest
-            if num_prompts == self._config.max_batch_size or (
-                next_tokens > self._config.max_batch_tokens
-            ):
+            if num_prompts == self._limits.max_prompts or (next_tokens > self._limits.max_tokens):
                 return True
         return False
 
     def _form_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
         longest = 0
-        while self._entries and len(batch) < self._config.max_batch_size:
+        while self._entries and len(batch) < self._limits.max_prompts:
             entry = self._entries[0]
             if entry.is_live():
                 longest = max(longest, len(entry.query.prompt))
-                if batch and (len(batch) + 1) * longest > self._config.max_batch_tokens:
+                if batch and (len(batch) + 1) * longest > self._limits.max_tokens:
                     break
                 batch.append(entry)
             self._entries.popleft()

@@ -22,9 +22,11 @@ class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    max_batch_tokens: Positive = 2048
-    """Padded tokens (rows x longest prompt) of one micro-batch; a single prompt always fits."""
-    max_batch_size: Positive = 32
+    max_batch_tokens: Positive | None = None
+    """Padded tokens (rows x longest prompt) of one micro-batch; a single prompt always fits.
+    Without it 2048 on a CPU, and what the bundle was made ready for on a GPU."""
+    max_batch_size: Positive | None = None
+    """Without it 32 on a CPU, and what the bundle was made ready for on a GPU."""
 
 
 class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

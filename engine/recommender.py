@@ -18,7 +18,7 @@ from engine.backends.choice import open_ranker
 from engine.bundle import Bundle, open_bundle
 from engine.config import Config
 from engine.errors import EncodingFailed, InvalidRequest
-from engine.micro_batch import split
+from engine.micro_batch import choose_limits, split
 from engine.prompt_tokens import render
 from engine.request import (
     IgnoredInteraction,
@@ -44,7 +44,7 @@ class Recommender:
     def __init__(self, bundle: Bundle, ranker: Ranker, config: Config) -> None:
         self._bundle = bundle
         self._ranker = ranker
-        self._config = config
+        self.limits = choose_limits(config.batcher, bundle.manifest)
         self._resources = ExitStack()
         self._resources.callback(ranker.close)
 
@@ -92,7 +92,7 @@ class Recommender:
         """
         queries = [self.render(request) for request in requests]
         answers: dict[int, Recommendation] = {}
-        for batch in split([len(query.prompt) for query in queries], self._config.batcher):
+        for batch in split([len(query.prompt) for query in queries], self.limits):
             answered = self.answer([queries[index] for index in batch])
             answers.update(zip(batch, answered, strict=True))
         return [answers[index] for index in range(len(queries))]
@@ -105,7 +105,7 @@ class Recommender:
         """
         prompts = [self.render(RecommendRequest(history)).prompt for history in histories]
         vectors = np.empty((len(prompts), self._bundle.manifest.vector_dim), np.float32)
-        for batch in split([len(prompt) for prompt in prompts], self._config.batcher):
+        for batch in split([len(prompt) for prompt in prompts], self.limits):
             vectors[batch] = self._ranker.encode([prompts[i] for i in batch], "user_vector")
         return vectors
 

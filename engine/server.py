@@ -58,7 +58,7 @@ class Server:
         self._config = config.server
         self._admission = Admission(config.admission)
         self._batcher = Batcher(
-            recommender.answer, config.batcher, recommender.max_batches_in_flight
+            recommender.answer, recommender.limits, recommender.max_batches_in_flight
         )
         self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(

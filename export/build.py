@@ -23,7 +23,7 @@ from engine.backends.buckets import sizes_within
 from engine.backends.onnxruntime import OnnxRuntimeEncoder
 from engine.bundle import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE
 from engine.check import PROBES_FILE, Probe
-from engine.config import BatcherConfig, EncoderConfig
+from engine.config import EncoderConfig
 from engine.fragments import Fragments
 from engine.manifest import (
     MANIFEST_FILE,
@@ -36,7 +36,7 @@ from engine.manifest import (
     describe_file,
     seal,
 )
-from engine.micro_batch import split
+from engine.micro_batch import Limits, split
 from engine.prompt_tokens import render
 from engine.request import Interaction, Prompt
 from export import parity
@@ -197,7 +197,7 @@ def _encode_all(
 ) -> NDArray[np.float32]:
     vectors = np.empty((len(prompts), VECTOR_DIM), np.float32)
     task = bars.add_task(f"{tower.replace('_', ' ')}s (engine)", total=len(prompts))
-    for batch in split([len(prompt) for prompt in prompts], BatcherConfig()):
+    for batch in split([len(prompt) for prompt in prompts], Limits()):
         vectors[batch] = encoder.encode([prompts[index] for index in batch], tower)
         bars.advance(task, len(batch))
     bars.remove_task(task)

@@ -4,11 +4,15 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from itertools import takewhile
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from engine.config import Config
+from engine.micro_batch import Limits
 from perf.server_process import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,6 +57,19 @@ def test_in_process_code_prints_five_titles(reference_bundle: Path) -> None:
     (code,) = (block for block in blocks("python") if "Recommender.open" in block)
     printed = run("-c", code.replace("demo/bundle", str(reference_bundle)))
     assert len(re.findall(r"'.+?'|\".+?\"", printed)) == 5
+
+
+def test_settings_are_all_there_with_their_defaults() -> None:
+    (text,) = blocks("toml")
+    written = tomllib.loads(text)
+    defaults = msgspec.to_builtins(Config())
+    assert {stage: set(keys) for stage, keys in written.items()} == {
+        stage: set(keys) for stage, keys in defaults.items()
+    }
+    # On a CPU the batcher's are these.
+    usual = {"max_batch_tokens": Limits().max_tokens, "max_batch_size": Limits().max_prompts}
+    assert written == {**defaults, "batcher": usual}
+    assert msgspec.toml.decode(text, type=Config)
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)

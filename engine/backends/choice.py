@@ -18,6 +18,7 @@ from engine.backends.two_stage import TwoStageRanker
 from engine.bundle import Bundle
 from engine.config import Config, EncoderConfig
 from engine.manifest import Bucket
+from engine.micro_batch import choose_limits
 from engine.retrieval import Retrieve, retrieve
 
 
@@ -56,8 +57,9 @@ def _open_cuda(
         opened.callback(encoder.close)
         retrieve_users = on_cpu
         if config.retrieval.device == "gpu":
+            limits = choose_limits(config.batcher, bundle.manifest)
             gpu = opened.enter_context(closing(Gpu()))
-            topk = GpuTopK(gpu, bundle.item_vectors, config.batcher.max_batch_size)
+            topk = GpuTopK(gpu, bundle.item_vectors, limits.max_prompts)
             retrieve_users = GpuRetriever(gpu, topk, on_cpu)
         # One micro-batch is retrieved and answered while the next is encoded.
         return TwoStageRanker(encoder, retrieve_users, opened.pop_all(), max_batches_in_flight=2)

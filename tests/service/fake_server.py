@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from engine.config import AdmissionConfig, BatcherConfig, Config, ServerConfig
+from engine.config import AdmissionConfig, Config, ServerConfig
 from engine.errors import EncodingFailed, InvalidRequest
+from engine.micro_batch import Limits
 from engine.request import (
     MicroBatch,
     Prompt,
@@ -37,6 +38,7 @@ class FakeRecommender:
 
     model_version = "model-1"
     catalogue_version = "catalogue-1"
+    limits = Limits(max_tokens=64, max_prompts=4)
     max_batches_in_flight = 1
 
     def __init__(self, delay_s: float = 0.0) -> None:
@@ -97,7 +99,6 @@ def make_config(*, listen: str = "127.0.0.1:0", drain_seconds: float = 5.0) -> C
     return Config(
         server=ServerConfig(listen=listen, max_request_bytes=16_384, drain_seconds=drain_seconds),
         admission=AdmissionConfig(max_in_flight=4),
-        batcher=BatcherConfig(max_batch_tokens=64, max_batch_size=4),
     )
 
 

@@ -15,8 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from engine.admission import Admission
 from engine.batcher import Batcher
 from engine.client import recommend
-from engine.config import AdmissionConfig, BatcherConfig
+from engine.config import AdmissionConfig
 from engine.errors import CallFailed, ConfigError, InvalidRequest
+from engine.micro_batch import Limits
 from engine.request import Interaction, RecommendRequest
 from engine.server import SERVICE_NAME, Server
 from engine.service import RecommenderService
@@ -119,7 +120,7 @@ class ExpiredContext:
 
 
 async def test_request_that_arrives_too_late_is_refused(running: Running) -> None:
-    batcher = Batcher(running.fake.answer, BatcherConfig())
+    batcher = Batcher(running.fake.answer, Limits())
     admission = Admission(AdmissionConfig())
     service = RecommenderService(running.fake.as_recommender(), batcher, admission)
     with pytest.raises(RuntimeError, match="DEADLINE_EXCEEDED"):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from engine.batcher import Batcher
-from engine.config import BatcherConfig
 from engine.errors import DeadlineExpired, InvalidRequest, ShuttingDown
+from engine.micro_batch import Limits
 from engine.request import Prompt, Query, RankedItem, Recommendation
 
 BAD_K = 666
@@ -60,7 +60,7 @@ def encoder() -> FakeEncoder:
 
 @pytest.fixture
 async def batcher(encoder: FakeEncoder) -> AsyncIterator[Batcher]:
-    batcher = Batcher(encoder.answer, BatcherConfig(max_batch_tokens=12, max_batch_size=3))
+    batcher = Batcher(encoder.answer, Limits(max_tokens=12, max_prompts=3))
     yield batcher
     encoder.gate.set()
     await batcher.close()
@@ -138,8 +138,8 @@ async def test_one_batch_is_encoded_at_a_time(batcher: Batcher, encoder: FakeEnc
 async def test_second_batch_is_begun_early_only_once_it_is_full(
     encoder: FakeEncoder, lengths: list[int], too_few: int
 ) -> None:
-    config = BatcherConfig(max_batch_tokens=12, max_batch_size=3)
-    batcher = Batcher(encoder.answer, config, max_batches_in_flight=2)
+    limits = Limits(max_tokens=12, max_prompts=3)
+    batcher = Batcher(encoder.answer, limits, max_batches_in_flight=2)
     encoder.gate.clear()
 
     async def submit(k: int, num_tokens: int) -> "asyncio.Task[Recommendation]":
@@ -163,8 +163,8 @@ async def test_second_batch_is_begun_early_only_once_it_is_full(
 
 
 async def test_two_batches_in_flight_lose_no_query(encoder: FakeEncoder) -> None:
-    config = BatcherConfig(max_batch_tokens=1000, max_batch_size=4)
-    batcher = Batcher(encoder.answer, config, max_batches_in_flight=2)
+    limits = Limits(max_tokens=1000, max_prompts=4)
+    batcher = Batcher(encoder.answer, limits, max_batches_in_flight=2)
     for burst in (1, 4, 5, 8, 9, 40, 3):
         found = await asyncio.gather(*(batcher.submit(make_query(k), None) for k in range(burst)))
         assert ids(found) == [str(k) for k in range(burst)]
@@ -248,7 +248,7 @@ async def test_caller_that_leaves_a_failing_encode_disturbs_nobody(
 
 
 async def test_wrong_number_of_answers_is_an_error_for_every_caller() -> None:
-    batcher = Batcher(lambda _: [], BatcherConfig())
+    batcher = Batcher(lambda _: [], Limits())
     with pytest.raises(ValueError, match="shorter"):
         await asyncio.wait_for(batcher.submit(make_query(1), None), timeout=5)
     await batcher.close()
@@ -266,7 +266,7 @@ async def test_time_in_the_queue_is_reported(batcher: Batcher, encoder: FakeEnco
 
 
 async def test_close_answers_what_waits_and_refuses_what_comes(encoder: FakeEncoder) -> None:
-    batcher = Batcher(encoder.answer, BatcherConfig(max_batch_size=1))
+    batcher = Batcher(encoder.answer, Limits(max_prompts=1))
     encoder.gate.clear()
     waiting = [asyncio.create_task(batcher.submit(make_query(k), None)) for k in range(3)]
     await encoder.wait_started()

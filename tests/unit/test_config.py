@@ -17,7 +17,7 @@ def write(directory: Path, text: str) -> Path:
 def test_keys_left_out_take_their_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "[batcher]\nmax_batch_size = 3\n"))
     assert config.batcher.max_batch_size == 3
-    assert config.batcher.max_batch_tokens == Config().batcher.max_batch_tokens
+    assert config.batcher.max_batch_tokens is None
     assert config.server == Config().server
 
 
