@@ -162,6 +162,48 @@ async def test_second_batch_is_begun_early_only_once_it_is_full(
     await batcher.close()
 
 
+async def test_third_batch_is_not_formed_before_its_turn(encoder: FakeEncoder) -> None:
+    batcher = Batcher(encoder.answer, Limits(max_prompts=2), max_batches_in_flight=2)
+    encoder.gate.clear()
+    tasks = []
+    for k in range(7):
+        tasks.append(asyncio.create_task(batcher.submit(make_query(k), None)))
+        await asyncio.sleep(0.02)
+    assert encoder.batches == [[0], [1, 2]]
+    tasks[4].cancel()
+    await asyncio.sleep(0)
+    encoder.gate.set()
+    await asyncio.wait(tasks)
+    assert encoder.batches[2:] == [[3, 5], [6]]
+    await batcher.close()
+
+
+async def test_few_queries_wait_for_the_last_batch_under_way() -> None:
+    gates = {k: threading.Event() for k in (0, 1, 3)}
+    batches = []
+
+    def answer(queries: Sequence[Query]) -> list[Recommendation]:
+        batches.append([query.k for query in queries])
+        assert gates[queries[0].k].wait(timeout=10)
+        return [Recommendation([], "model", "catalogue", [], 1, 1, None) for _ in queries]
+
+    batcher = Batcher(answer, Limits(max_prompts=2), max_batches_in_flight=2)
+    tasks = []
+    for k in range(4):
+        tasks.append(asyncio.create_task(batcher.submit(make_query(k), None)))
+        await asyncio.sleep(0.02)
+    assert batches == [[0], [1, 2]]
+    gates[0].set()
+    await tasks[0]
+    await asyncio.sleep(0.05)
+    assert batches == [[0], [1, 2]]
+    gates[3].set()
+    gates[1].set()
+    await asyncio.gather(*tasks)
+    assert batches == [[0], [1, 2], [3]]
+    await batcher.close()
+
+
 async def test_two_batches_in_flight_lose_no_query(encoder: FakeEncoder) -> None:
     limits = Limits(max_tokens=1000, max_prompts=4)
     batcher = Batcher(encoder.answer, limits, max_batches_in_flight=2)

@@ -1,17 +1,21 @@
 """A plan's answers on a GPU that is played by the host: they are those of the CPU's backend."""
 
+import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
+import onnxruntime
 import pytest
 from conftest import Reference
 from emulated_topk import EmulatedKernels, EmulatedTopK
@@ -20,18 +24,22 @@ from fake_tensorrt import FORWARD_MS, VERSION, Context, make_module, write_plan
 from numpy.typing import NDArray
 
 from engine import Recommender, RecommendRequest
-from engine.backends import Ranked, Tower, gpu_topk
+from engine.backends import Ranked, Tower, choice, gpu_topk
+from engine.backends.choice import open_ranker
 from engine.backends.gpu import Gpu
 from engine.backends.gpu_retriever import GpuRetriever
 from engine.backends.gpu_topk import GpuTopK
+from engine.backends.onnxruntime_cuda.bound import BoundEncoder
 from engine.backends.tensorrt.ranker import TensorRTRanker
 from engine.bundle import Bundle
-from engine.config import RetrievalConfig
+from engine.client import recommend
+from engine.config import BatcherConfig, Config, RetrievalConfig, ServerConfig
 from engine.errors import EncodingFailed, PlanError
 from engine.manifest import GRAPH_FILE, LibraryName, Plan
 from engine.manifest import Bucket as Size
 from engine.request import Query
 from engine.retrieval import Retrieve, retrieve
+from engine.server import Server
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 PROFILES = [Size(1, 512), Size(4, 512), Size(2, MAX_PROMPT_TOKENS)]
@@ -39,6 +47,7 @@ LIBRARIES: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
 TOPK_MS = 2.0
 NUM_LANES = 2
 Open = Callable[..., TensorRTRanker]
+Vectors = NDArray[np.float32]
 
 
 def no_retrieval(*_: object, **__: object) -> Any:  # noqa: ANN401
@@ -75,13 +84,14 @@ def open_plan(cuda: FakeCuda, recommender: Recommender, tmp_path: Path) -> Itera
         library: LibraryName = "tensorrt",
         config: RetrievalConfig | None = None,
         on_cpu: Retrieve = no_retrieval,
+        compute_capability: str = "9.0",
     ) -> TensorRTRanker:
         bundle = recommender._bundle
         plan = Plan(
             graph_sha256="0" * 64,
             library=library,
             library_version=VERSION,
-            compute_capabilities=["9.0"],
+            compute_capabilities=[compute_capability],
             buckets=PROFILES,
         )
         write_plan(tmp_path / plan.file, bundle.path / GRAPH_FILE, PROFILES)
@@ -172,6 +182,63 @@ def test_two_micro_batches_are_under_way_and_do_not_mix(
         assert_ranked_alike(one, recommender._ranker.rank(batch))
 
 
+async def test_server_keeps_two_micro_batches_under_way_and_answers_as_from_the_cpu(
+    open_plan: Open, cuda: FakeCuda, recommender: Recommender, reference: Reference
+) -> None:
+    config = Config(server=ServerConfig(listen="127.0.0.1:0"), batcher=BatcherConfig(2048, 4))
+    server = Server(Recommender(recommender._bundle, open_plan(), config), config)
+    await server.start()
+    waiting, most = [], []
+
+    def linger() -> None:
+        waiting.append(1)
+        time.sleep(0.02)
+        most.append(len(waiting))
+        waiting.pop()
+
+    cuda.before_waiting = linger
+    requests = [RecommendRequest(history, k=20) for history in reference.histories] * 2
+
+    def ask(request: RecommendRequest) -> list[str]:
+        return [item.item_id for item in recommend(server.address, request, timeout_s=30).items]
+
+    with ThreadPoolExecutor(len(requests)) as threads:
+        loop = asyncio.get_running_loop()
+        asked = [loop.run_in_executor(threads, ask, request) for request in requests]
+        found = await asyncio.gather(*asked)
+    await server.drain()
+    expected = recommender.recommend(requests)
+    assert found == [[item.item_id for item in answer.items] for answer in expected]
+    assert max(most) == NUM_LANES
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_bundle_of_onnxruntime_cuda_is_ranked_where_it_is_configured(
+    cuda: FakeCuda,
+    recommender: Recommender,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+    device: Literal["gpu", "cpu"],
+) -> None:
+    bundle = recommender._bundle
+
+    def open_on_host(path: Path, buckets: Sequence[Size], table: Vectors) -> BoundEncoder:
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(path / GRAPH_FILE, providers=providers)
+        return BoundEncoder(session, buckets, table, "cpu")
+
+    monkeypatch.setattr(choice, "CudaEncoder", open_on_host)
+    manifest = msgspec.structs.replace(bundle.manifest, buckets=PROFILES)
+    config = Config(retrieval=RetrievalConfig(device))
+    with closing(open_ranker(replace(bundle, manifest=manifest), config)) as ranker:
+        assert ranker.max_batches_in_flight == 2
+        num_allocated = cuda.num_live
+        some = queries[:4]
+        assert_ranked_alike(ranker.rank(some), recommender._ranker.rank(some))
+    assert (num_allocated > 0) == (device == "gpu")
+    assert cuda.num_live == 0
+
+
 def test_results_outlive_the_next_micro_batches(open_plan: Open, queries: list[Query]) -> None:
     ranker = open_plan()
     first = ranker.rank(queries[:2])
@@ -247,7 +314,7 @@ def test_what_the_top_k_has_no_room_for_is_ranked_by_the_cpu(
     monkeypatch.setattr(gpu_topk, limit, 20)
     asked = []
 
-    def watched(user_vectors: NDArray[np.float32], **arguments: Any) -> Any:  # noqa: ANN401
+    def watched(user_vectors: Vectors, **arguments: Any) -> Any:  # noqa: ANN401
         asked.append(len(user_vectors))
         return on_cpu(recommender._bundle)(user_vectors, **arguments)
 
@@ -299,6 +366,11 @@ def test_too_little_memory_is_an_error_with_what_is_free_and_needed(
         open_plan()
 
 
+def test_plan_for_another_gpu_is_not_loaded(open_plan: Open) -> None:
+    with pytest.raises(PlanError, match=r"capability 8\.9, this one has 9\.0; .*--target 9\.0"):
+        open_plan(compute_capability="8.9")
+
+
 def test_plan_that_does_not_load_is_an_error_with_the_command(
     open_plan: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,22 +386,22 @@ def test_user_vectors_of_the_host_are_ranked_on_the_gpu(
     excluded_rows, k = [q.excluded_rows for q in queries], [q.k for q in queries]
     asked = []
 
-    def too_many(user_vectors: NDArray[np.float32], **arguments: Any) -> Any:  # noqa: ANN401
+    def too_many(user_vectors: Vectors, **arguments: Any) -> Any:  # noqa: ANN401
         asked.append(len(user_vectors))
         return on_cpu(recommender._bundle)(user_vectors, **arguments)
 
     with closing(Gpu()) as gpu:
         topk = GpuTopK(gpu, recommender.item_vectors, max_queries=len(queries) - 1)
         ranked = GpuRetriever(gpu, topk, too_many)
-        for some in (slice(0, 5), slice(5, None), slice(None)):
-            found = ranked(
-                expected.user_vectors[some], excluded_rows=excluded_rows[some], k=k[some]
-            )
-            assert_ranked_alike(
-                expected._replace(user_vectors=expected.user_vectors[some], rankings=found),
-                expected._replace(
-                    user_vectors=expected.user_vectors[some], rankings=expected.rankings[some]
-                ),
-            )
+        parts = slice(0, 5), slice(5, None), slice(None)
+        found = [
+            ranked(expected.user_vectors[part], excluded_rows=excluded_rows[part], k=k[part])
+            for part in parts
+        ]
+    for part, rankings in zip(parts, found, strict=True):
+        vectors = expected.user_vectors[part]
+        assert_ranked_alike(
+            Ranked(vectors, rankings, 0, 0), Ranked(vectors, expected.rankings[part], 0, 0)
+        )
     assert asked == [len(queries)]
     assert cuda.num_live == 0
