@@ -85,22 +85,23 @@ class Batcher:
 
     def _has_full_batch(self) -> bool:
         """Tell whether those that wait are too many for one micro-batch, or just enough."""
-        longest = 0
-        for num_prompts, entry in enumerate(self._entries, start=1):
-            longest = max(longest, len(entry.query.prompt))
-            next_tokens = (num_prompts + 1) * longest
-            if num_prompts == self._limits.max_prompts or (next_tokens > self._limits.max_tokens):
-                return True
+        longest, num_waiting = 0, 0
+        for entry in self._entries:
+            if not entry.reply.done():
+                num_waiting += 1
+                longest = max(longest, len(entry.query.prompt))
+                if not self._limits.allow(num_waiting + 1, longest):
+                    return True
         return False
 
     def _form_batch(self) -> list[_Entry]:
         batch: list[_Entry] = []
         longest = 0
-        while self._entries and len(batch) < self._limits.max_prompts:
+        while self._entries:
             entry = self._entries[0]
             if entry.is_live():
                 longest = max(longest, len(entry.query.prompt))
-                if batch and (len(batch) + 1) * longest > self._limits.max_tokens:
+                if not self._limits.allow(len(batch) + 1, longest):
                     break
                 batch.append(entry)
             self._entries.popleft()

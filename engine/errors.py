@@ -6,6 +6,7 @@ EngineError
 ├── DeadlineExpired    DEADLINE_EXCEEDED    the caller no longer waits
 ├── ShuttingDown       UNAVAILABLE          another replica answers
 ├── EncodingFailed     INTERNAL             the encoder gave no finite vector
+├── GpuFailed          UNAVAILABLE          a call of CUDA failed, as all will now; the server stops
 ├── BundleError        FAILED_PRECONDITION  a bundle that cannot be served
 ├── PlanError          FAILED_PRECONDITION  an encoder that cannot be compiled or run on this GPU
 ├── ConfigError        FAILED_PRECONDITION  a configuration that cannot be used
@@ -43,6 +44,10 @@ class ShuttingDown(EngineError):
 
 class EncodingFailed(EngineError):
     status = "INTERNAL"
+
+
+class GpuFailed(EngineError):
+    status = "UNAVAILABLE"
 
 
 class BundleError(EngineError):

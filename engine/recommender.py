@@ -58,8 +58,11 @@ class Recommender:
         """
         config = config or Config()
         opened = open_bundle(Path(bundle))
-        ranker = open_ranker(opened, config)
-        ranker.warm_up()
+        with ExitStack() as opening:
+            ranker = open_ranker(opened, config)
+            opening.callback(ranker.close)
+            ranker.warm_up()
+            opening.pop_all()
         return cls(opened, ranker, config)
 
     @property

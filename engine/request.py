@@ -60,7 +60,7 @@ class Query:
 
 @dataclass(slots=True)
 class StageTimings:
-    """Wall-clock time of each stage, in milliseconds."""
+    """Time of each stage, in milliseconds, by the wall clock or by a GPU's own."""
 
     render_ms: float = 0.0
     queue_ms: float = 0.0

@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 from engine.admission import Admission
 from engine.batcher import Batcher
 from engine.config import Config
-from engine.errors import ConfigError
+from engine.errors import ConfigError, EngineError
 from engine.service import RecommenderService
 from proto.llmsrec.v1 import recommender_pb2 as pb
 from proto.llmsrec.v1.recommender_pb2_grpc import add_RecommenderServiceServicer_to_server
@@ -35,24 +35,29 @@ async def serve(recommender: "Recommender", config: Config) -> None:
 
     Raises:
         ConfigError: the address cannot be listened on.
+        GpuFailed: the GPU failed while serving; the server drained, to be started anew.
     """
     server = Server(recommender, config)
     await server.start()
-    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(number, server.stopping.set)
     versions = f"model={recommender.model_version} catalogue={recommender.catalogue_version}"
     sys.stdout.write(f"ready {server.address} {versions}\n")
     sys.stdout.flush()
-    await stopping.wait()
+    await server.stopping.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     await server.drain()
+    if server.failure is not None:
+        raise server.failure
 
 
 class Server:
-    """One recommender behind one listening address."""
+    """One recommender behind one listening address.
+
+    Sets `stopping` when it can answer no more, `failure` being why.
+    """
 
     def __init__(self, recommender: "Recommender", config: Config) -> None:
         self._config = config.server
@@ -67,7 +72,9 @@ class Server:
                 ("grpc.so_reuseport", 0),
             ]
         )
-        service = RecommenderService(recommender, self._batcher, self._admission)
+        self.stopping = asyncio.Event()
+        self.failure: EngineError | None = None
+        service = RecommenderService(recommender, self._batcher, self._admission, self._stop)
         add_RecommenderServiceServicer_to_server(service, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
@@ -107,6 +114,10 @@ class Server:
         await self._grpc.stop(REPLY_SECONDS)
         await self._batcher.close()
         logger.info("stopped")
+
+    def _stop(self, failure: EngineError) -> None:
+        self.failure = failure
+        self.stopping.set()
 
 
 def _parse_address(listen: str) -> tuple[str, int]:

@@ -4,6 +4,7 @@ import logging
 import secrets
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,7 +12,7 @@ import grpc
 
 from engine.admission import Admission
 from engine.batcher import Batcher
-from engine.errors import EncodingFailed, EngineError
+from engine.errors import EncodingFailed, EngineError, GpuFailed
 from engine.wire import decode_request, encode_recommendation
 from proto.llmsrec.v1 import recommender_pb2 as pb
 from proto.llmsrec.v1.recommender_pb2_grpc import RecommenderServiceServicer
@@ -28,8 +29,17 @@ logger = logging.getLogger(__name__)
 
 
 class RecommenderService(RecommenderServiceServicer):
-    def __init__(self, recommender: "Recommender", batcher: Batcher, admission: Admission) -> None:
+    """Answers one RPC; calls `stop` when no further one can be answered."""
+
+    def __init__(
+        self,
+        recommender: "Recommender",
+        batcher: Batcher,
+        admission: Admission,
+        stop: Callable[[EngineError], None],
+    ) -> None:
         self._recommender = recommender
+        self._stop = stop
         self._batcher = batcher
         self._admission = admission
 
@@ -39,8 +49,10 @@ class RecommenderService(RecommenderServiceServicer):
         try:
             return await self._reply(request, context.time_remaining())
         except EngineError as error:
-            if isinstance(error, EncodingFailed):
+            if isinstance(error, EncodingFailed | GpuFailed):
                 logger.error("%s", error)  # noqa: TRY400
+            if isinstance(error, GpuFailed):
+                self._stop(error)
             await context.abort(grpc.StatusCode[error.status], str(error)[:MAX_DETAILS])
         except Exception as error:  # noqa: BLE001
             request_id = secrets.token_hex(8)

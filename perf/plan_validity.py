@@ -64,8 +64,8 @@ def run(arguments: argparse.Namespace) -> Result:
 
 def examine(library: Library, plan: bytes) -> Verdict:
     """Let the library judge a plan by its header, where it can, and load it."""
-    logger = make_logger(library)
-    runtime = library.module.Runtime(logger)
+    errors: list[str] = []
+    runtime = library.module.Runtime(make_logger(library, errors.append))
     validity, reasons = None, []
     if hasattr(runtime, "get_engine_validity"):
         found, bits = runtime.get_engine_validity(plan)
@@ -73,4 +73,4 @@ def examine(library: Library, plan: bytes) -> Verdict:
         validity = found.name.lower()
         reasons = [name.lower() for name, flag in flags.items() if int(flag) & bits]
     loads = runtime.deserialize_cuda_engine(plan) is not None
-    return Verdict(validity, reasons, loads, logger.errors)
+    return Verdict(validity, reasons, loads, errors)

@@ -1,7 +1,7 @@
 """The one interface between the engine and whatever runs the encoder graph."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,8 @@ from engine.request import Prompt, Query
 from engine.retrieval import Ranking
 
 Tower = Literal["user_vector", "item_vector"]
+Untyped = Any
+"""An object of a library that has no types."""
 
 
 class Ranked(NamedTuple):

@@ -6,7 +6,7 @@ import numpy as np
 
 from engine.errors import EncodingFailed
 from engine.manifest import Bucket
-from engine.request import Prompt
+from engine.request import Prompt, Query
 from llmsrec.prompt import USER_READOUT_SLOT
 
 
@@ -42,6 +42,17 @@ def sizes_within(buckets: Sequence[Bucket]) -> list[Bucket]:
             sizes |= {(bucket.max_tokens, whole), (bucket.max_tokens, whole * 3 // 4 or 1)}
             whole //= 2
     return [Bucket(max_batch_size, max_tokens) for max_tokens, max_batch_size in sorted(sizes)]
+
+
+SHORT_QUERY = Query(
+    prompt=Prompt(np.zeros(2, np.int32), np.array([1, USER_READOUT_SLOT], np.int32)),
+    k=1,
+    excluded_rows=np.empty(0, np.int32),
+    ignored=(),
+    num_used_interactions=1,
+    render_ms=0.0,
+)
+"""Warms a ranking up."""
 
 
 def fill(bucket: Bucket) -> list[Prompt]:

@@ -2,17 +2,17 @@
 
 import ctypes
 import importlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from engine.errors import PlanError
+from engine.backends import Untyped
+from engine.errors import GpuFailed, PlanError
 
-Untyped = Any
-"""An object of CUDA, whose bindings have no types."""
+SMALLER = "build with a smaller --profile"
 
 
 class Gpu:
@@ -51,18 +51,20 @@ class Gpu:
     def free_bytes(self) -> int:
         return int(self._call("cudaMemGetInfo")[0])
 
-    def allocate(self, num_bytes: int) -> int:
+    def allocate(self, num_bytes: int, remedy: str = SMALLER) -> int:
         """Give the address of new device memory.
 
         Raises:
-            PlanError: less than that is free.
+            PlanError: there is not as much, with the remedy.
         """
-        if num_bytes > self.free_bytes:
+        status, address = self._cuda.cudaMalloc(num_bytes)
+        if status == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
             raise PlanError(
                 f"the GPU has {self.free_bytes / 1e6:.0f} MB free, {num_bytes / 1e6:.0f} MB more"
-                " are needed; stop what else uses it, or build with a smaller --profile"
+                f" are needed; stop what else uses it, or {remedy}"
             )
-        address = int(self._call("cudaMalloc", num_bytes))
+        self._require(status, "cudaMalloc")
+        address = int(address)
         self._resources.callback(self._call, "cudaFree", address)
         return address
 
@@ -110,16 +112,32 @@ class Gpu:
         self._call("cudaStreamBeginCapture", self.stream, mode)
         try:
             queue()
+        except BaseException:
+            # Fails as well, and must not hide why.
+            self._cuda.cudaStreamEndCapture(self.stream)
+            raise
+        recorded = self._call("cudaStreamEndCapture", self.stream)
+        try:
+            graph = self._call("cudaGraphInstantiate", recorded, 0)
         finally:
-            recorded = self._call("cudaStreamEndCapture", self.stream)
-        graph = self._call("cudaGraphInstantiate", recorded, 0)
+            self._call("cudaGraphDestroy", recorded)
         self._resources.callback(self._call, "cudaGraphExecDestroy", graph)
-        self._call("cudaGraphDestroy", recorded)
         return graph
 
     def launch(self, graph: Untyped) -> None:
         """Replay a graph in the stream's order."""
         self._call("cudaGraphLaunch", graph, self.stream)
+
+    @contextmanager
+    def settled(self) -> Iterator[None]:
+        """Leave the block only once the stream has done what was asked of it, even if it fails."""
+        try:
+            yield
+        except BaseException:
+            with suppress(GpuFailed):
+                self.synchronize()
+            raise
+        self.synchronize()
 
     def close(self) -> None:
         self._resources.close()
@@ -130,9 +148,12 @@ class Gpu:
 
     def _call(self, name: str, *arguments: object) -> Untyped:
         status, *results = getattr(self._cuda, name)(*arguments)
-        if status != self._cuda.cudaError_t.cudaSuccess:
-            raise PlanError(f"{name} failed with {status.name}; see the driver's log (dmesg)")
+        self._require(status, name)
         return results[0] if len(results) == 1 else results
+
+    def _require(self, status: Untyped, name: str) -> None:
+        if status != self._cuda.cudaError_t.cudaSuccess:
+            raise GpuFailed(f"{name} failed with {status.name}; see the driver's log (dmesg)")
 
 
 def _version(number: int) -> str:

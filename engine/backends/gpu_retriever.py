@@ -37,7 +37,7 @@ class GpuRetriever:
         with self._searching:
             staged = self._vectors[: len(user_vectors)]
             staged[:] = user_vectors
-            self._gpu.upload(self._address, staged)
-            rows, scores = self._topk.queue(self._search, self._address, excluded_rows, k)
-            self._gpu.synchronize()
+            with self._gpu.settled():
+                self._gpu.upload(self._address, staged)
+                rows, scores = self._topk.queue(self._search, self._address, excluded_rows, k)
             return cut(rows.copy(), scores.copy())

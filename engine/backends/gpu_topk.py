@@ -2,11 +2,12 @@
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backends import Untyped
 from engine.backends.gpu import Gpu
 from engine.errors import PlanError
 
@@ -14,9 +15,8 @@ MAX_K = 1000
 """Memory for candidates grows with it; a request may ask for more, and the CPU answers it."""
 MAX_EXCLUSIONS = 1 << 20
 """Of all queries of a search."""
+ON_CPU = 'set retrieval.device = "cpu"'
 ItemDtype = Literal["float32", "float16", "bfloat16"]
-Untyped = Any
-"""The kernels' module, which is there only where they were built."""
 
 
 class Search(NamedTuple):
@@ -49,13 +49,14 @@ class GpuTopK:
         self._item_dtype = item_dtype
         self.max_k = min(MAX_K, self._num_items)
         self._workspace_bytes: int = self._shape(max_queries, self.max_k).workspace_bytes
-        self._workspace = gpu.allocate(self._workspace_bytes)
-        self._items = gpu.allocate(item_vectors.nbytes)
+        self._workspace = gpu.allocate(self._workspace_bytes, ON_CPU)
+        self._items = gpu.allocate(item_vectors.nbytes, ON_CPU)
         self._addresses = {
-            name: gpu.allocate(size * np.dtype(dtype).itemsize)
+            name: gpu.allocate(size * np.dtype(dtype).itemsize, ON_CPU)
             for name, (size, dtype) in self._sizes().items()
         }
-        gpu.upload(self._items, np.ascontiguousarray(item_vectors))
+        contiguous = np.ascontiguousarray(item_vectors)
+        gpu.upload(self._items, contiguous)
         gpu.synchronize()
 
     def make_search(self) -> Search:
@@ -138,5 +139,5 @@ def load_kernels() -> Untyped:
     except ImportError as error:
         raise PlanError(
             f"the CUDA kernels of the top-k are not built ({error}); install the engine again"
-            ' where nvcc 12 or newer is found, or set retrieval.device = "cpu"'
+            f" where nvcc 12 or newer is found, or {ON_CPU}"
         ) from error

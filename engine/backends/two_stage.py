@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends import Encoder, Ranked, Tower
+from engine.backends.buckets import SHORT_QUERY
 from engine.request import Prompt, Query
 from engine.retrieval import Retrieve
 
@@ -44,6 +45,7 @@ class TwoStageRanker:
 
     def warm_up(self) -> None:
         self._encoder.warm_up()
+        self.rank([SHORT_QUERY])
 
     def close(self) -> None:
         self._resources.close()

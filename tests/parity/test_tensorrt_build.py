@@ -142,7 +142,7 @@ def test_catalogue_change_keeps_the_plan(
 
 def test_library_is_told_the_targets_and_the_sizes() -> None:
     library = load_library("tensorrt_rtx")
-    builder = tensorrt_rtx.Builder(make_logger(library))
+    builder = tensorrt_rtx.Builder(make_logger(library, print))
     config = builder.create_builder_config()
     compiler._set_targets(library, config, [])
     assert config.num_compute_capabilities == 0

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from engine.config import AdmissionConfig, Config, ServerConfig
-from engine.errors import EncodingFailed, InvalidRequest
+from engine.errors import EncodingFailed, GpuFailed, InvalidRequest
 from engine.micro_batch import Limits
 from engine.request import (
     MicroBatch,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 
 NOT_FINITE = 666
+GPU_LOST = 777
 """A sum for which the encoder fails."""
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,8 @@ class FakeRecommender:
         logger.info("encoding")
         assert self.gate.wait(timeout=10)
         time.sleep(self.delay_s)
+        if GPU_LOST in sums:
+            raise GpuFailed("cudaGraphLaunch failed with cudaErrorIllegalAddress")
         if NOT_FINITE in sums:
             raise EncodingFailed("the encoder gave a user vector that is not finite")
         self.num_answered += len(queries)
@@ -107,4 +111,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
     fake = FakeRecommender(parser.parse_args().delay)
-    asyncio.run(serve(fake.as_recommender(), make_config()))
+    try:
+        asyncio.run(serve(fake.as_recommender(), make_config()))
+    except GpuFailed as error:
+        sys.exit(f"error: {error}")

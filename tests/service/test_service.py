@@ -122,7 +122,7 @@ class ExpiredContext:
 async def test_request_that_arrives_too_late_is_refused(running: Running) -> None:
     batcher = Batcher(running.fake.answer, Limits())
     admission = Admission(AdmissionConfig())
-    service = RecommenderService(running.fake.as_recommender(), batcher, admission)
+    service = RecommenderService(running.fake.as_recommender(), batcher, admission, lambda _: None)
     with pytest.raises(RuntimeError, match="DEADLINE_EXCEEDED"):
         await service.Recommend(make_request("1"), ExpiredContext())  # type: ignore[arg-type]
     assert running.fake.batches == []

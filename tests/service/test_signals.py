@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fake_server import GPU_LOST
 
 from engine.client import recommend
 from engine.errors import CallFailed
@@ -34,8 +35,8 @@ class ServerProcess:
         assert self.process.stderr is not None
         assert any(word in line for line in self.process.stderr)
 
-    def ask(self) -> Recommendation:
-        return recommend(self.address, REQUEST, timeout_s=10)
+    def ask(self, request: RecommendRequest = REQUEST) -> Recommendation:
+        return recommend(self.address, request, timeout_s=10)
 
 
 @contextmanager
@@ -74,6 +75,18 @@ def test_second_signal_stops_at_once(number: signal.Signals) -> None:
         server.process.send_signal(number)
         assert server.process.wait(timeout=3) == -number
         assert isinstance(asking.exception(timeout=10), CallFailed)
+
+
+def test_server_whose_gpu_fails_answers_with_that_and_exits_to_be_started_anew() -> None:
+    with start_server(delay_s=0) as server:
+        assert server.ask().items[0].item_id == "3"
+        with pytest.raises(CallFailed, match=r"not available.*cudaGraphLaunch failed"):
+            server.ask(RecommendRequest([Interaction(str(GPU_LOST))]))
+        _, log = server.process.communicate(timeout=10)
+    assert server.process.returncode == 1
+    assert "ERROR:engine.service:cudaGraphLaunch failed" in log
+    assert "draining" in log
+    assert log.endswith("error: cudaGraphLaunch failed with cudaErrorIllegalAddress\n")
 
 
 def test_killed_client_leaves_the_server_serving() -> None:

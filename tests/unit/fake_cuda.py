@@ -20,7 +20,8 @@ class Status(enum.Enum):
     """As `cudaError_t`."""
 
     cudaSuccess = 0
-    cudaErrorNoDevice = 100
+    cudaErrorMemoryAllocation = 2
+    cudaErrorIllegalAddress = 700
     cudaErrorStreamCaptureUnsupported = 900
 
 
@@ -54,6 +55,9 @@ class FakeCuda:
         self.device: dict[int, NDArray[np.uint8]] = {}
         self.pinned: dict[int, NDArray[np.uint8]] = {}
         self.num_live = 0
+        self.num_contexts = 0
+        """Of TensorRT, which use device memory."""
+        self.is_lost = False
         self.num_launches = 0
         self.before_waiting: Work = lambda: None
         self.clock_ms = 0.0
@@ -94,9 +98,13 @@ class FakeCuda:
         return Status.cudaSuccess, self.total_bytes - used_bytes, self.total_bytes
 
     def cudaMalloc(self, num_bytes: int) -> tuple[Status, int]:
+        if num_bytes > self.cudaMemGetInfo()[1]:
+            return Status.cudaErrorMemoryAllocation, 0
         return self._allocate(self.device, num_bytes)
 
     def cudaFree(self, address: int) -> tuple[Status]:
+        assert self.num_contexts == 0
+        assert not self._queued
         del self.device[address]
         return self._release()
 
@@ -137,6 +145,8 @@ class FakeCuda:
         assert stream == STREAM
         if self.is_capturing:
             return (Status.cudaErrorStreamCaptureUnsupported,)
+        if self.is_lost:
+            return (Status.cudaErrorIllegalAddress,)
         self._run_until(lambda: False)
         return (Status.cudaSuccess,)
 
@@ -155,6 +165,8 @@ class FakeCuda:
         return (Status.cudaSuccess,)
 
     def cudaEventSynchronize(self, event: Event) -> tuple[Status]:
+        if self.is_lost:
+            return (Status.cudaErrorIllegalAddress,)
         self.before_waiting()
         self._run_until(lambda: event.time_ms is not None)
         return (Status.cudaSuccess,)
@@ -171,7 +183,8 @@ class FakeCuda:
 
     def cudaStreamEndCapture(self, _stream: int) -> tuple[Status, list[Work]]:
         captured, self._captured = self._captured, None
-        assert captured
+        if not captured:
+            return Status.cudaErrorStreamCaptureUnsupported, []
         self.num_live += 1
         return Status.cudaSuccess, captured
 

@@ -68,6 +68,7 @@ class RuntimeConfig:
 
 class Engine:
     device_memory_size_v2 = SCRATCH_BYTES
+    max_items = 1000
 
     def __init__(self, cuda: FakeCuda, description: dict[str, Any]) -> None:
         self.cuda = cuda
@@ -75,7 +76,6 @@ class Engine:
         self.session = onnxruntime.InferenceSession(
             description["graph"], providers=["CPUExecutionProvider"]
         )
-        self.contexts: list[Context] = []
 
     def get_tensor_shape(self, name: str) -> tuple[int, int]:
         assert name == "user_vector"
@@ -85,8 +85,7 @@ class Engine:
         return RuntimeConfig()
 
     def create_execution_context(self, config: RuntimeConfig) -> "Context":
-        self.contexts.append(Context(self, config))
-        return self.contexts[-1]
+        return Context(self, config)
 
 
 class Context:
@@ -98,9 +97,13 @@ class Context:
         self.num_runs = 0
         self.is_broken = False
         self._engine, self._cuda = engine, engine.cuda
+        self._cuda.num_contexts += 1
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._scratch = 0
+
+    def __del__(self) -> None:
+        self._cuda.num_contexts -= 1
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         assert stream == STREAM
@@ -112,13 +115,15 @@ class Context:
         self._scratch = address
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        if name != "item_table":
-            assert all(size <= most for size, most in zip(shape, self.profile, strict=False))
         self._shapes[name] = shape
+        if name == "item_table":
+            return shape[0] <= self._engine.max_items
+        assert all(size <= most for size, most in zip(shape, self.profile, strict=False))
         return True
 
-    def set_tensor_address(self, name: str, address: int) -> None:
+    def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
+        return True
 
     def execute_async_v3(self, stream: int) -> bool:
         assert stream == STREAM

@@ -178,6 +178,25 @@ async def test_third_batch_is_not_formed_before_its_turn(encoder: FakeEncoder) -
     await batcher.close()
 
 
+async def test_cancelled_queries_do_not_fill_a_batch(encoder: FakeEncoder) -> None:
+    batcher = Batcher(encoder.answer, Limits(max_prompts=3), max_batches_in_flight=2)
+    encoder.gate.clear()
+    tasks = []
+    for k in range(3):
+        tasks.append(asyncio.create_task(batcher.submit(make_query(k), None)))
+        await asyncio.sleep(0.02)
+    for task in tasks[1:]:
+        task.cancel()
+    await asyncio.sleep(0)
+    tasks.append(asyncio.create_task(batcher.submit(make_query(3), None)))
+    await asyncio.sleep(0.02)
+    assert encoder.batches == [[0]]
+    encoder.gate.set()
+    await asyncio.wait(tasks)
+    assert encoder.batches == [[0], [3]]
+    await batcher.close()
+
+
 async def test_few_queries_wait_for_the_last_batch_under_way() -> None:
     gates = {k: threading.Event() for k in (0, 1, 3)}
     batches = []

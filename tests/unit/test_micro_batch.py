@@ -4,10 +4,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from engine.config import BatcherConfig
 from engine.manifest import Bucket, Manifest, Plan, read_manifest
-from engine.micro_batch import Limits, choose_limits
+from engine.micro_batch import Limits, choose_limits, split
 
 BUCKETS = [Bucket(1, 384), Bucket(42, 384), Bucket(16, 1024)]
 PLAN = Plan(
@@ -33,18 +35,47 @@ def test_gpu_takes_what_its_bundle_was_made_ready_for(
     manifest: Manifest, entry: dict[str, object]
 ) -> None:
     on_gpu = msgspec.structs.replace(manifest, **entry)
-    assert choose_limits(BatcherConfig(), on_gpu) == Limits(max_tokens=16 * 1024, max_prompts=42)
+    assert choose_limits(BatcherConfig(), on_gpu) == Limits(16 * 1024, 42, tuple(BUCKETS))
 
 
 @pytest.mark.parametrize(
     ("config", "limits"),
     [
-        (BatcherConfig(max_batch_tokens=500), Limits(500, 42)),
-        (BatcherConfig(max_batch_size=7), Limits(16 * 1024, 7)),
-        (BatcherConfig(max_batch_tokens=9, max_batch_size=1), Limits(9, 1)),
+        (BatcherConfig(max_batch_tokens=500), Limits(500, 42, tuple(BUCKETS))),
+        (BatcherConfig(max_batch_size=7), Limits(16 * 1024, 7, tuple(BUCKETS))),
+        (BatcherConfig(max_batch_tokens=9, max_batch_size=1), Limits(9, 1, tuple(BUCKETS))),
     ],
 )
 def test_each_configured_limit_holds_alone(
     manifest: Manifest, config: BatcherConfig, limits: Limits
 ) -> None:
     assert choose_limits(config, msgspec.structs.replace(manifest, plan=PLAN)) == limits
+
+
+@pytest.mark.parametrize(
+    ("num_prompts", "longest", "is_allowed"),
+    [
+        (42, 384, True),
+        (43, 100, False),
+        (16, 1024, True),
+        (17, 1024, False),
+        (17, 385, False),
+        (1, 5000, True),
+    ],
+)
+def test_gpu_runs_a_micro_batch_as_a_whole(
+    num_prompts: int, longest: int, is_allowed: bool
+) -> None:
+    limits = Limits(max_tokens=17_000, max_prompts=50, buckets=BUCKETS)
+    assert limits.allow(num_prompts, longest) == is_allowed
+
+
+@given(
+    lengths=st.lists(st.integers(1, 1024), max_size=200),
+    limits=st.sampled_from([Limits(), Limits(1, 1), Limits(16 * 1024, 42, BUCKETS)]),
+)
+def test_split_keeps_every_prompt_within_the_limits(lengths: list[int], limits: Limits) -> None:
+    batches = list(split(lengths, limits))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert limits.allow(len(batch), max(lengths[index] for index in batch))

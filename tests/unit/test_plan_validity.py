@@ -13,7 +13,7 @@ from perf import plan_validity
 
 
 class Logger(Protocol):
-    errors: list[str]
+    def log(self, severity: int, text: str) -> None: ...
 
 
 class FakeRuntime:
@@ -23,7 +23,8 @@ class FakeRuntime:
     def deserialize_cuda_engine(self, plan: bytes) -> object | None:
         if plan == b"good":
             return object()
-        self._logger.errors.append("no plan")
+        self._logger.log(2, "by the way")
+        self._logger.log(1, "no plan")
         return None
 
 

@@ -34,7 +34,7 @@ from engine.backends.tensorrt.ranker import TensorRTRanker
 from engine.bundle import Bundle
 from engine.client import recommend
 from engine.config import BatcherConfig, Config, RetrievalConfig, ServerConfig
-from engine.errors import EncodingFailed, PlanError
+from engine.errors import EncodingFailed, GpuFailed, PlanError
 from engine.manifest import GRAPH_FILE, LibraryName, Plan
 from engine.manifest import Bucket as Size
 from engine.request import Query
@@ -134,8 +134,7 @@ def assert_ranked_alike(found: Ranked, expected: Ranked) -> None:
 
 
 def contexts_of(ranker: TensorRTRanker) -> list[Context]:
-    contexts: list[Context] = ranker._engine.contexts
-    return contexts
+    return ranker._forwards.contexts
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -257,12 +256,13 @@ def test_tensorrt_replays_a_graph_of_each_size(
 ) -> None:
     ranker = open_plan("tensorrt")
     ranker.warm_up()
-    assert cuda.num_launches == 0
+    num_sizes = len(ranker._forwards.sizes)
     runs = [context.num_runs for context in contexts_of(ranker)]
-    assert runs == [2] * len(ranker._forwards.sizes)
+    assert runs == [2] * num_sizes
+    assert cuda.num_launches == num_sizes + 1
     ranker.rank(queries[:2])
     ranker.rank(queries[2:5])
-    assert cuda.num_launches == 2
+    assert cuda.num_launches == num_sizes + 3
     assert [context.num_runs for context in contexts_of(ranker)] == runs
 
 
@@ -274,6 +274,7 @@ def test_tensorrt_rtx_is_told_to_capture_graphs_by_itself(
     ranker.rank(queries[:2])
     assert cuda.num_launches == 0
     for context in contexts_of(ranker):
+        assert context.num_runs >= 2
         assert context.config.cuda_graph_strategy == "whole"
         assert context.config.dynamic_shapes_kernel_specialization_strategy == "eager"
 
@@ -358,12 +359,78 @@ def test_run_that_fails_is_an_error_with_its_size_and_the_next_one_works(
     assert_ranked_alike(ranker.rank(queries[:1]), recommender._ranker.rank(queries[:1]))
 
 
+@pytest.mark.parametrize(
+    ("total_bytes", "remedy"),
+    [(40_000, "build with a smaller --profile"), (600_000, r'set retrieval\.device = "cpu"')],
+    ids=["inputs", "items"],
+)
 def test_too_little_memory_is_an_error_with_what_is_free_and_needed(
-    open_plan: Open, cuda: FakeCuda
+    open_plan: Open, cuda: FakeCuda, total_bytes: int, remedy: str
 ) -> None:
-    cuda.total_bytes = 2_000_000
-    with pytest.raises(PlanError, match=r"the GPU has \d MB free, \d+ MB more are needed; stop"):
+    cuda.total_bytes = total_bytes
+    with pytest.raises(
+        PlanError, match=rf"the GPU has \d MB free, \d+ MB more are needed; stop .*, or {remedy}$"
+    ):
         open_plan()
+
+
+def test_item_table_that_a_plan_does_not_take_is_refused(
+    open_plan: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fake_tensorrt.Engine.max_items", 399)
+    with pytest.raises(PlanError, match="cannot make 1 prompts of 512 tokens ready"):
+        open_plan()
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_failure_behind_a_queued_forward_spoils_no_other(
+    open_plan: Open,
+    recommender: Recommender,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
+    library: LibraryName,
+) -> None:
+    ranker = open_plan(library)
+    ranker.warm_up()
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("the kernels do not start")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(GpuTopK, "queue", fail)
+        for _ in range(NUM_LANES):
+            with pytest.raises(RuntimeError, match="do not start"):
+                ranker.rank(queries[:1])
+    # In another size, what lies in the lanes' memory means something else.
+    assert_ranked_alike(ranker.rank(queries[:4]), recommender._ranker.rank(queries[:4]))
+
+
+def test_gpu_that_is_lost_is_said_to_have_failed(
+    open_plan: Open, cuda: FakeCuda, queries: list[Query]
+) -> None:
+    ranker = open_plan()
+    ranker.warm_up()
+    cuda.is_lost = True
+    for _ in range(NUM_LANES + 1):
+        with pytest.raises(GpuFailed, match="cudaEventSynchronize failed with cudaErrorIllegal"):
+            ranker.rank(queries[:1])
+    cuda.is_lost = False
+
+
+def test_graph_that_cannot_be_recorded_is_the_error_of_the_run(
+    open_plan: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker = open_plan("tensorrt")
+    capture = Gpu.capture
+
+    def break_first(gpu: Gpu, queue: Callable[[], None]) -> Any:  # noqa: ANN401
+        for context in contexts_of(ranker):
+            context.is_broken = True
+        return capture(gpu, queue)
+
+    monkeypatch.setattr(Gpu, "capture", break_first)
+    with pytest.raises(EncodingFailed, match="could not run 1 prompts of 512 tokens"):
+        ranker.warm_up()
 
 
 def test_plan_for_another_gpu_is_not_loaded(open_plan: Open) -> None:
@@ -377,6 +444,31 @@ def test_plan_that_does_not_load_is_an_error_with_the_command(
     monkeypatch.setattr("fake_tensorrt.Engine", lambda *_: None)
     with pytest.raises(PlanError, match=r"cannot load .* capability 9\.0: .*--rebuild --target 9"):
         open_plan()
+
+
+def test_searches_of_two_threads_do_not_mix(
+    cuda: FakeCuda, recommender: Recommender, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = recommender._ranker.rank(queries)
+    upload = Gpu.upload
+
+    def dawdle(gpu: Gpu, address: int, array: NDArray[Any]) -> None:
+        time.sleep(0.002)
+        upload(gpu, address, array)
+
+    def search(place: int) -> Any:  # noqa: ANN401
+        query = queries[place]
+        vector = expected.user_vectors[place : place + 1]
+        return ranked(vector, excluded_rows=[query.excluded_rows], k=[query.k])[0]
+
+    with closing(Gpu()) as gpu:
+        topk = GpuTopK(gpu, recommender.item_vectors, max_queries=1)
+        ranked = GpuRetriever(gpu, topk, no_retrieval)
+        monkeypatch.setattr(Gpu, "upload", dawdle)
+        with ThreadPoolExecutor(NUM_LANES) as threads:
+            found = list(threads.map(search, range(len(queries))))
+    assert_ranked_alike(expected._replace(rankings=found), expected)
+    assert cuda.num_live == 0
 
 
 def test_user_vectors_of_the_host_are_ranked_on_the_gpu(

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue, RunOptions
 
-from engine.backends import Tower
+from engine.backends import Tower, Untyped
 from engine.backends.buckets import assign, fill
 from engine.backends.packing import PackedPrompts, pack_into
 from engine.errors import EncodingFailed
@@ -16,8 +16,6 @@ from engine.manifest import Bucket
 from engine.request import Prompt
 
 Device = Literal["cuda", "cpu"]
-Untyped = Any
-"""An object of ONNX Runtime, which has no types."""
 
 
 class BoundEncoder:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnxruntime
 
-from engine.backends.onnxruntime_cuda.bound import Untyped
+from engine.backends import Untyped
 from engine.errors import PlanError
 
 PROVIDER = "CUDAExecutionProvider"

@@ -5,8 +5,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
+from engine.backends import Untyped
 from engine.backends.gpu import Gpu
-from engine.backends.tensorrt.library import Library, Untyped, make_logger
+from engine.backends.tensorrt.library import Library, make_logger
 from engine.errors import PlanError
 from engine.manifest import Bucket, Plan
 
@@ -39,12 +40,13 @@ def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, repo
         OSError: it cannot be written.
         PlanError: the library refuses the graph, or needs a GPU and finds none.
     """
-    logger, writer = make_logger(library), _make_writer(library, file)
+    complaints: list[str] = []
+    logger, writer = make_logger(library, complaints.append), _make_writer(library, file)
 
     def require(made: Untyped, purpose: str) -> Untyped:
         if made:
             return made
-        problems = "; ".join(logger.errors) or "it does not say why"
+        problems = "; ".join(complaints) or "it does not say why"
         remedy = "see docs/gpu.md" if library.targets else "it compiles only where there is a GPU"
         raise PlanError(f"{library.name} could not {purpose}: {problems}; {remedy}")
 
@@ -55,6 +57,8 @@ def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, repo
     config = builder.create_builder_config()
     config.progress_monitor = _make_monitor(library, report)
     _set_targets(library, config, plan.compute_capabilities)
+    for flag in library.builder_flags:
+        config.set_flag(flag)
     for bucket in plan.buckets:
         config.add_optimization_profile(_make_profile(builder, bucket))
     is_built = builder.build_serialized_network_to_stream(network, config, writer)

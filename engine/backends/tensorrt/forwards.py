@@ -1,15 +1,17 @@
 """A plan's forwards at fixed sizes: one execution context and one CUDA graph for each."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.backends import Untyped
 from engine.backends.buckets import sizes_within
 from engine.backends.gpu import Gpu
 from engine.backends.packing import PackedPrompts
-from engine.backends.tensorrt.library import Library, Untyped
-from engine.errors import EncodingFailed, PlanError
+from engine.backends.tensorrt.library import Library
+from engine.errors import EncodingFailed, GpuFailed, PlanError
 from engine.manifest import Bucket
 
 
@@ -42,35 +44,34 @@ class Forwards:
             "user_vector": gpu.allocate(vectors_bytes),
             "item_vector": gpu.allocate(vectors_bytes),
         }
-        gpu.upload(self.addresses["item_table"], np.ascontiguousarray(item_table))
+        contiguous = np.ascontiguousarray(item_table)
+        gpu.upload(self.addresses["item_table"], contiguous)
         scratch_bytes: int = engine.device_memory_size_v2
-        scratch = gpu.allocate(max(1, scratch_bytes))
-        self._contexts = []
-        for size in sizes:
-            profile = _find_profile(profiles, size)
-            context = library.make_context(engine)
-            if context is None or not context.set_optimization_profile_async(profile, gpu.stream):
-                raise self._refusal(size)
-            context.set_device_memory(scratch, scratch_bytes)
-            self._bind(context, size, item_table.shape)
-            self._contexts.append(context)
+        self._scratch = gpu.allocate(max(1, scratch_bytes)), scratch_bytes
+        self.contexts: list[Untyped] = []
         self._graphs: list[Untyped] = [None] * len(sizes)
-        gpu.synchronize()
+        with gpu.settled():
+            for size in sizes:
+                self.contexts.append(library.make_context(engine))
+                profile = _find_profile(profiles, size)
+                if not self._bind(self.contexts[-1], profile, size, item_table.shape):
+                    # None outlives the memory that it was given.
+                    self.contexts.clear()
+                    raise self._refusal(size)
 
     def upload(self, inputs: PackedPrompts) -> None:
         """Queue the copies of a size's inputs from pinned memory."""
         for name, array in inputs._asdict().items():
             self._gpu.upload(self.addresses[name], array)
 
-    def capture(self, place: int) -> None:
-        """Run a size, so that its kernels are ready, and then record its CUDA graph."""
-        self._run(place)
-        self._gpu.synchronize()
-        if self._captures_itself:
+    def make_ready(self, place: int) -> None:
+        """Run a size, which makes its kernels ready, record its CUDA graph, and run that."""
+        with self._gpu.settled():
             self._run(place)
-            self._gpu.synchronize()
-        else:
+        if not self._captures_itself:
             self._graphs[place] = self._gpu.capture(lambda: self._run(place))
+        with self._gpu.settled():
+            self.queue(place)
 
     def queue(self, place: int) -> None:
         """Queue the forward of a size on the stream."""
@@ -80,32 +81,41 @@ class Forwards:
             self._gpu.launch(self._graphs[place])
 
     def close(self) -> None:
-        self._graphs, self._contexts = [], []
+        """Let go of the contexts, once nothing runs any more."""
+        with suppress(GpuFailed):
+            self._gpu.synchronize()
+        self._graphs, self.contexts = [], []
 
     def _run(self, place: int) -> None:
-        if not self._contexts[place].execute_async_v3(self._gpu.stream):
+        if not self.contexts[place].execute_async_v3(self._gpu.stream):
             size = self.sizes[place]
             raise EncodingFailed(
-                f"TensorRT could not run {size.max_batch_size} prompts of {size.max_tokens} tokens"
+                f"TensorRT could not run {size.max_batch_size} prompts of {size.max_tokens} tokens;"
+                " the server's log has its words"
             )
 
-    def _bind(self, context: Untyped, size: Bucket, table_shape: tuple[int, ...]) -> None:
+    def _bind(
+        self, context: Untyped, profile: int, size: Bucket, table_shape: tuple[int, ...]
+    ) -> bool:
+        """Fix profile, memory, shapes and addresses; tell whether there is one that takes them."""
+        if context is None or not context.set_optimization_profile_async(profile, self._gpu.stream):
+            return False
+        context.set_device_memory(*self._scratch)
         shapes = {
             "input_ids": (size.max_batch_size, size.max_tokens),
             "slot_ids": (size.max_batch_size, size.max_tokens),
             "readout_position": (size.max_batch_size,),
             "item_table": table_shape,
         }
-        for name, shape in shapes.items():
-            context.set_input_shape(name, shape)
-        for name, address in self.addresses.items():
-            context.set_tensor_address(name, address)
+        takes_shapes = [context.set_input_shape(name, shape) for name, shape in shapes.items()]
+        bound = [context.set_tensor_address(name, at) for name, at in self.addresses.items()]
+        return all([*takes_shapes, *bound])
 
     def _refusal(self, size: Bucket) -> PlanError:
         return PlanError(
-            f"the GPU has {self._gpu.free_bytes / 1e6:.0f} MB free, too little to run"
-            f" {size.max_batch_size} prompts of {size.max_tokens} tokens; stop what else uses it,"
-            " or build with a smaller --profile"
+            f"TensorRT cannot make {size.max_batch_size} prompts of {size.max_tokens} tokens ready,"
+            f" its words are above; the GPU has {self._gpu.free_bytes / 1e6:.0f} MB free: if they"
+            " are too few, stop what else uses it, or build with a smaller --profile"
         )
 
 

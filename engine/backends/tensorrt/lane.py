@@ -19,7 +19,8 @@ class Lane:
         self.vectors: NDArray[np.float32] = gpu.allocate_pinned(
             (max_batch, forwards.vector_dim), np.float32
         )
-        self.search = topk.make_search() if topk else None
+        if topk is not None:
+            self.search = topk.make_search()
         self.started, self.encoded, self.done = (gpu.make_event() for _ in range(3))
 
     def inputs(self, size: Bucket) -> PackedPrompts:

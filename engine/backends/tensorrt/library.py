@@ -1,10 +1,11 @@
 """TensorRT or TensorRT-RTX: nearly one Python API, and in this file all that differs."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
+from engine.backends import Untyped
 from engine.errors import PlanError
 from engine.manifest import LibraryName
 
@@ -12,10 +13,6 @@ REMEDY = (
     "install tensorrt_rtx (pip install 'llmsrec-engine[tensorrt-rtx]'; GeForce and RTX GPUs of"
     " compute capability 7.5 to 8.9 and 12.x) or tensorrt (data-centre GPUs; see docs/gpu.md)"
 )
-
-
-Untyped = Any
-"""An object of the library, whose bindings have no types."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,14 @@ class Library:
         """Whether a context records its CUDA graph by itself."""
         return hasattr(self.module, "CudaGraphStrategy")
 
+    @property
+    def builder_flags(self) -> list[Untyped]:
+        """What makes a plan run in memory of the engine's alone, where that is a choice."""
+        flag = getattr(self.module.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+        return [] if flag is None else [flag]
+
     def make_context(self, engine: Untyped) -> Untyped:
-        """Give an execution context that is yet without scratch memory; None where that fails."""
+        """Give an execution context, yet without memory for its work; None where that fails."""
         trt, config = self.module, engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -97,17 +100,13 @@ def load_library(name: LibraryName | None = None) -> Library:
     raise PlanError(f"not installed: {', '.join(names)}; {REMEDY}")
 
 
-def make_logger(library: Library) -> Untyped:
-    """Give a logger that keeps, in `errors`, what the library complains of."""
+def make_logger(library: Library, report: Callable[[str], None]) -> Untyped:
+    """Give a logger that reports what the library complains of."""
     trt = library.module
 
     class Logger(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
         def log(self, severity: Untyped, text: str) -> None:
             if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(text)
+                report(text)
 
     return Logger()

@@ -1,12 +1,18 @@
 """Loads a plan onto the GPU, after looking whether it was compiled for this one."""
 
+import logging
 import mmap
+from collections import deque
 from pathlib import Path
 
+from engine.backends import Untyped
 from engine.backends.gpu import Gpu
-from engine.backends.tensorrt.library import Library, Untyped, make_logger
+from engine.backends.tensorrt.library import Library, make_logger
 from engine.errors import PlanError
 from engine.manifest import Plan
+
+MAX_COMPLAINTS = 8
+_LOG = logging.getLogger(__name__)
 
 
 def load_plan(library: Library, bundle: Path, plan: Plan, gpu: Gpu) -> Untyped:
@@ -16,13 +22,19 @@ def load_plan(library: Library, bundle: Path, plan: Plan, gpu: Gpu) -> Untyped:
         PlanError: it is for another GPU or version, or the library does not load it.
     """
     check_plan(plan, library.version, gpu.compute_capability, bundle)
-    path, logger = bundle / plan.file, make_logger(library)
+    path, complaints = bundle / plan.file, deque[str](maxlen=MAX_COMPLAINTS)
+
+    def report(text: str) -> None:
+        complaints.append(text)
+        _LOG.error("%s: %s", library.name, text)
+
+    logger = make_logger(library, report)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         engine = library.module.Runtime(logger).deserialize_cuda_engine(content)
     if engine is None:
         raise PlanError(
             f"{library.name} {library.version} cannot load {path} on a GPU of compute capability"
-            f" {gpu.compute_capability}: {'; '.join(logger.errors)}; compile it for this one:"
+            f" {gpu.compute_capability}: {'; '.join(complaints)}; compile it for this one:"
             f" python -m engine check {bundle} --rebuild --target {gpu.compute_capability}"
         )
     return engine

@@ -9,15 +9,15 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.backends import Ranked, Tower
-from engine.backends.buckets import assign, fill
+from engine.backends.buckets import SHORT_QUERY, assign, fill
 from engine.backends.gpu import Gpu
-from engine.backends.gpu_topk import GpuTopK
+from engine.backends.gpu_topk import GpuTopK, load_kernels
 from engine.backends.packing import pack_into
 from engine.backends.tensorrt.forwards import Forwards
 from engine.backends.tensorrt.lane import Lane
@@ -25,6 +25,7 @@ from engine.backends.tensorrt.library import load_library
 from engine.backends.tensorrt.loading import load_plan
 from engine.bundle import Bundle
 from engine.config import RetrievalConfig
+from engine.errors import GpuFailed
 from engine.manifest import Plan
 from engine.request import Prompt, Query
 from engine.retrieval import Retrieve, cut
@@ -44,11 +45,14 @@ class TensorRTRanker:
         self, bundle: Bundle, plan: Plan, config: RetrievalConfig, on_cpu: Retrieve
     ) -> None:
         library = load_library(plan.library)
+        if config.device == "gpu":
+            load_kernels()
         with ExitStack() as opened:
             self._gpu = gpu = opened.enter_context(closing(Gpu()))
-            free_bytes = gpu.free_bytes
-            self._engine = load_plan(library, bundle.path, plan, gpu)
-            self._forwards = Forwards(library, self._engine, gpu, plan.buckets, bundle.item_table)
+            self._plan_file, self._free_bytes = plan.file, gpu.free_bytes
+            engine = load_plan(library, bundle.path, plan, gpu)
+            self._forwards = Forwards(library, engine, gpu, plan.buckets, bundle.item_table)
+            opened.callback(self._forwards.close)
             self._topk = None
             if config.device == "gpu":
                 self._topk = GpuTopK(gpu, bundle.item_vectors, self._forwards.max_batch_size)
@@ -58,8 +62,6 @@ class TensorRTRanker:
             self._resources = opened.pop_all()
         self._on_cpu = on_cpu
         self._queueing = threading.Lock()
-        used_bytes = free_bytes - gpu.free_bytes
-        _LOG.info("%s: %.0f MB of GPU memory", plan.file, used_bytes / 1e6)
 
     def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
         vectors = np.empty((len(prompts), self._forwards.vector_dim), np.float32)
@@ -86,36 +88,37 @@ class TensorRTRanker:
         )
 
     def warm_up(self) -> None:
-        """Make the kernels of each size ready and record its CUDA graph."""
+        """Make each size ready, and the top-k."""
         with self._lane() as lane:
             for place, size in enumerate(self._forwards.sizes):
                 self._lay_out(lane, place, fill(size))
                 self._forwards.upload(lane.inputs(size))
-                self._forwards.capture(place)
+                self._forwards.make_ready(place)
+        self.rank([SHORT_QUERY])
+        used_bytes = self._free_bytes - self._gpu.free_bytes
+        _LOG.info("%s: %.0f MB of GPU memory", self._plan_file, used_bytes / 1e6)
 
     def close(self) -> None:
-        self._forwards.close()
-        self._engine = None
         self._resources.close()
 
     def _rank_part(self, place: int, queries: Sequence[Query]) -> Ranked:
         excluded_rows = [query.excluded_rows for query in queries]
         k = [query.k for query in queries]
-        found = None
+        top = None
         with self._lane() as lane:
             self._lay_out(lane, place, [query.prompt for query in queries])
             with self._queueing:
                 self._queue_forward(lane, place)
-                if self._topk and lane.search and self._topk.fits(excluded_rows, k):
+                if self._topk is not None and self._topk.fits(excluded_rows, k):
                     address = self._forwards.addresses["user_vector"]
-                    found = self._topk.queue(lane.search, address, excluded_rows, k)
+                    top = self._topk.queue(lane.search, address, excluded_rows, k)
                 vectors = self._queue_vectors(lane, len(queries), "user_vector")
             self._gpu.wait(lane.done)
             vectors = vectors.copy()
             encode_ms = self._gpu.elapsed_ms(lane.started, lane.encoded)
-            if found is not None:
+            if top is not None:
                 retrieve_ms = self._gpu.elapsed_ms(lane.encoded, lane.done)
-                rows, scores = found
+                rows, scores = top
                 return Ranked(vectors, cut(rows.copy(), scores.copy()), encode_ms, retrieve_ms)
         started = time.perf_counter()
         rankings = self._on_cpu(vectors, excluded_rows=excluded_rows, k=k)
@@ -123,9 +126,14 @@ class TensorRTRanker:
 
     @contextmanager
     def _lane(self) -> Iterator[Lane]:
+        """Lend a lane; after a failure, not before the GPU has done with its memory."""
         lane = self._lanes.get()
         try:
             yield lane
+        except BaseException:
+            with suppress(GpuFailed):
+                self._gpu.synchronize()
+            raise
         finally:
             self._lanes.put(lane)
 

@@ -23,9 +23,10 @@ from engine.manifest import (
 
 
 def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
-    """Put a new plan into a bundle; whenever it is killed, the old one or the new one is whole.
+    """Put a new plan into a bundle, where it and then the manifest take the old ones' places.
 
-    Without targets they stay as they are.
+    Without targets they stay as they are. A kill leaves the old plan or the new one whole, but for
+    a plan of the old one's name: between the two, the bundle is refused and can be rebuilt again.
 
     Raises:
         BundleError: the bundle is damaged.
@@ -45,9 +46,10 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
     )
     with _replacing(bundle / plan.file) as file:
         compile_plan(library, bundle / GRAPH_FILE, plan, file, report)
-    files = {**others, plan.file: describe_file(bundle / plan.file)}
-    renewed = seal(msgspec.structs.replace(manifest, plan=plan, files=files))
-    content = msgspec.json.format(msgspec.json.encode(renewed), indent=2) + b"\n"
+        file.flush()
+        files = {**others, plan.file: describe_file(Path(file.name))}
+        renewed = seal(msgspec.structs.replace(manifest, plan=plan, files=files))
+        content = msgspec.json.format(msgspec.json.encode(renewed), indent=2) + b"\n"
     with _replacing(bundle / MANIFEST_FILE) as file:
         file.write(content)
     if old.file != plan.file:
