@@ -35,7 +35,7 @@ def make_module(name: str, cuda: FakeCuda) -> ModuleType:
     module: Any = ModuleType(name)
     module.__version__ = VERSION
     module.ILogger = Logger
-    module.Runtime = lambda _logger: Runtime(cuda)
+    module.Runtime = lambda logger: Runtime(cuda, logger)
     module.ExecutionContextAllocationStrategy = SimpleNamespace(USER_MANAGED="user")
     if name == "tensorrt_rtx":
         module.CudaGraphStrategy = SimpleNamespace(WHOLE_GRAPH_CAPTURE="whole")
@@ -47,14 +47,24 @@ def make_module(name: str, cuda: FakeCuda) -> ModuleType:
 class Logger:
     Severity = SimpleNamespace(ERROR=1)
 
+    def log(self, severity: int, text: str) -> None: ...
+
 
 class Runtime:
-    def __init__(self, cuda: FakeCuda) -> None:
+    """Loads what `write_plan` wrote, until `refuses` says why not."""
+
+    refuses = ""
+
+    def __init__(self, cuda: FakeCuda, logger: Logger) -> None:
         self._cuda = cuda
+        self._logger = logger
 
     def deserialize_cuda_engine(self, plan: Any) -> "Engine | None":  # noqa: ANN401
-        content = bytes(plan)
-        return Engine(self._cuda, json.loads(content)) if content.startswith(b"{") else None
+        if self.refuses:
+            self._logger.log(2, "loading")
+            self._logger.log(Logger.Severity.ERROR, self.refuses)
+            return None
+        return Engine(self._cuda, json.loads(bytes(plan)))
 
 
 class RuntimeConfig:

@@ -1,6 +1,7 @@
 """The whole flow in process: bad input is refused by field path, answers are exact."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ from numpy.typing import NDArray
 
 from engine import Interaction, Recommender, RecommendRequest
 from engine.backends import Ranked, Tower
+from engine.backends.two_stage import TwoStageRanker
 from engine.bundle import open_bundle
 from engine.config import BatcherConfig, Config
 from engine.errors import EncodingFailed, InvalidRequest
 from engine.request import IgnoredReason, MicroBatch, Prompt, Query
+from engine.retrieval import Ranking
 from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
 
 NUM_ITEMS = 400
@@ -262,6 +265,32 @@ def test_a_vector_that_is_not_finite_is_no_answer(reference_bundle: Path, value:
     broken = Recommender(open_bundle(reference_bundle), BrokenRanker(value), Config())
     with pytest.raises(EncodingFailed, match="not finite"):
         broken.recommend([RecommendRequest(history(1)), RecommendRequest(history(2))])
+
+
+def test_ranker_that_does_not_warm_up_is_closed(
+    reference_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker = BrokenRanker(0.0)
+
+    def fail() -> None:
+        raise EncodingFailed("too large")
+
+    monkeypatch.setattr(ranker, "warm_up", fail)
+    monkeypatch.setattr("engine.recommender.open_ranker", lambda *_: ranker)
+    with pytest.raises(EncodingFailed, match="too large"):
+        Recommender.open(reference_bundle)
+    assert ranker.num_closed == 1
+
+
+def test_warm_up_also_ranks() -> None:
+    asked = []
+
+    def retrieve(user_vectors: NDArray[np.float32], **arguments: object) -> list[Ranking]:
+        asked.append((len(user_vectors), arguments["k"]))
+        return []
+
+    TwoStageRanker(BrokenRanker(0.0), retrieve, ExitStack()).warm_up()
+    assert asked == [(1, [1])]
 
 
 def test_closing_twice_releases_the_encoder_once(reference_bundle: Path) -> None:

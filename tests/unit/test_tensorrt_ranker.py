@@ -20,7 +20,7 @@ import pytest
 from conftest import Reference
 from emulated_topk import EmulatedKernels, EmulatedTopK
 from fake_cuda import FakeCuda
-from fake_tensorrt import FORWARD_MS, VERSION, Context, make_module, write_plan
+from fake_tensorrt import FORWARD_MS, VERSION, Context, Runtime, make_module, write_plan
 from numpy.typing import NDArray
 
 from engine import Recommender, RecommendRequest
@@ -232,6 +232,7 @@ def test_bundle_of_onnxruntime_cuda_is_ranked_where_it_is_configured(
     with closing(open_ranker(replace(bundle, manifest=manifest), config)) as ranker:
         assert ranker.max_batches_in_flight == 2
         num_allocated = cuda.num_live
+        ranker.warm_up()
         some = queries[:4]
         assert_ranked_alike(ranker.rank(some), recommender._ranker.rank(some))
     assert (num_allocated > 0) == (device == "gpu")
@@ -341,6 +342,7 @@ def test_kernels_that_are_not_built_are_named_with_both_remedies(
     open_plan: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
+    monkeypatch.setattr(Runtime, "refuses", "a plan of gigabytes")
     with pytest.raises(PlanError, match=r'not built .*nvcc 12.*or set retrieval\.device = "cpu"'):
         open_plan()
 
@@ -439,11 +441,14 @@ def test_plan_for_another_gpu_is_not_loaded(open_plan: Open) -> None:
 
 
 def test_plan_that_does_not_load_is_an_error_with_the_command(
-    open_plan: Open, monkeypatch: pytest.MonkeyPatch
+    open_plan: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("fake_tensorrt.Engine", lambda *_: None)
-    with pytest.raises(PlanError, match=r"cannot load .* capability 9\.0: .*--rebuild --target 9"):
+    monkeypatch.setattr(Runtime, "refuses", "of another platform")
+    with pytest.raises(
+        PlanError, match=r"cannot load .* 9\.0: of another platform; .*--rebuild --target 9"
+    ):
         open_plan()
+    assert caplog.messages == ["tensorrt: of another platform"]
 
 
 def test_searches_of_two_threads_do_not_mix(
