@@ -144,9 +144,10 @@ def test_library_is_told_the_targets_and_the_sizes() -> None:
     library = load_library("tensorrt_rtx")
     builder = tensorrt_rtx.Builder(make_logger(library, print))
     config = builder.create_builder_config()
-    compiler._set_targets(library, config, [])
+    compiler._configure(library, config, [])
     assert config.num_compute_capabilities == 0
-    compiler._set_targets(library, config, ["8.6", "12.0"])
+    assert config.get_flag(tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
+    compiler._configure(library, config, ["8.6", "12.0"])
     capabilities = tensorrt_rtx.ComputeCapability
     told = [config.get_compute_capability(index) for index in range(2)]
     assert (config.num_compute_capabilities, told) == (2, [capabilities.SM86, capabilities.SM120])

@@ -56,9 +56,7 @@ def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, repo
     require(parser.parse_from_file(str(graph)), f"read {graph.name}")
     config = builder.create_builder_config()
     config.progress_monitor = _make_monitor(library, report)
-    _set_targets(library, config, plan.compute_capabilities)
-    for flag in library.builder_flags:
-        config.set_flag(flag)
+    _configure(library, config, plan.compute_capabilities)
     for bucket in plan.buckets:
         config.add_optimization_profile(_make_profile(builder, bucket))
     is_built = builder.build_serialized_network_to_stream(network, config, writer)
@@ -67,7 +65,9 @@ def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, repo
     require(is_built, "compile the graph")
 
 
-def _set_targets(library: Library, config: Untyped, targets: Sequence[str]) -> None:
+def _configure(library: Library, config: Untyped, targets: Sequence[str]) -> None:
+    for flag in library.builder_flags:
+        config.set_flag(flag)
     if library.targets and targets:
         config.num_compute_capabilities = len(targets)
         for index, target in enumerate(targets):
