@@ -13,14 +13,14 @@ from pathlib import Path
 
 import msgspec
 
-from engine.backends.tensorrt.rebuild import rebuild_plan
-from engine.check import check_bundle
-from engine.client import recommend
 from engine.config import Config, load_config
 from engine.errors import EngineError
 from engine.recommender import Recommender
 from engine.request import Interaction, Recommendation, RecommendRequest
-from engine.server import serve
+from engine.rpc.client import recommend
+from engine.rpc.server import serve
+from engine.upkeep.check import check_bundle
+from engine.upkeep.rebuild import rebuild_plan
 
 _TIMESTAMP = re.compile(r"\d+", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.backends import Ranker
-from engine.backends.choice import open_ranker
-from engine.bundle import Bundle, open_bundle
+from engine.batching.micro_batch import choose_limits, split
+from engine.bundle.opened import Bundle, open_bundle
 from engine.config import Config
 from engine.errors import EncodingFailed, InvalidRequest
-from engine.micro_batch import choose_limits, split
-from engine.prompt_tokens import render
+from engine.pipelines.open import open_ranker
+from engine.pipelines.pipeline import Ranker
+from engine.prompts.join import render
+from engine.ranking.cpu import Ranking
 from engine.request import (
     IgnoredInteraction,
     IgnoredReason,
@@ -31,7 +32,6 @@ from engine.request import (
     RecommendRequest,
     StageTimings,
 )
-from engine.retrieval import Ranking
 from llmsrec.prompt import MAX_TIMESTAMP_MS
 
 

@@ -18,14 +18,8 @@ from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
 from safetensors.numpy import save
 
-from engine.backends import Encoder, Tower
-from engine.backends.buckets import sizes_within
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
-from engine.bundle import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE
-from engine.check import PROBES_FILE, Probe
-from engine.config import EncoderConfig
-from engine.fragments import Fragments
-from engine.manifest import (
+from engine.batching.micro_batch import Limits, split
+from engine.bundle.manifest import (
     MANIFEST_FILE,
     Backend,
     Bucket,
@@ -36,9 +30,15 @@ from engine.manifest import (
     describe_file,
     seal,
 )
-from engine.micro_batch import Limits, split
-from engine.prompt_tokens import render
+from engine.bundle.opened import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE
+from engine.config import EncoderConfig
+from engine.encoders.cpu import OnnxRuntimeEncoder
+from engine.encoders.encoder import Encoder, Tower
+from engine.prompts.fragments import Fragments
+from engine.prompts.join import render
 from engine.request import Interaction, Prompt
+from engine.sizes import sizes_within
+from engine.upkeep.check import PROBES_FILE, Probe
 from export import parity
 from export.encoder_graph import EncoderGraph
 from export.errors import BuildError

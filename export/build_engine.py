@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import get_args
 
+from engine.bundle.manifest import Backend, Bucket, LibraryName, Manifest, Precision
 from engine.errors import EngineError
-from engine.manifest import Backend, Bucket, LibraryName, Manifest, Precision
 from export.build import PRECISIONS, Settings, build
 from export.errors import BuildError
 from export.plan import PlanSettings

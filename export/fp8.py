@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from engine.backends.packing import pack
-from engine.backends.tensorrt.compiler import find_targets
-from engine.backends.tensorrt.library import load_library
+from engine.bundle.manifest import GRAPH_FILE
+from engine.encoders.graph_inputs import pack
+from engine.encoders.tensorrt.compiler import find_targets
+from engine.encoders.tensorrt.library import load_library
 from engine.errors import PlanError
-from engine.manifest import GRAPH_FILE
 from engine.request import Prompt
 from export.onnx_export import save_graph
 from export.plan import PlanSettings

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from rich.progress import Progress
 
-from engine.fragments import Fragments, Ragged
+from engine.prompts.fragments import Fragments, Ragged
 from export.errors import BuildError
 from llmsrec import prompt
 from llmsrec.tokens import PromptTokenizer

@@ -10,7 +10,7 @@ from optimum.exporters.onnx import OnnxConfig
 from optimum.exporters.onnx.convert import export_pytorch
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 
-from engine.manifest import GRAPH_FILE, WEIGHTS_FILE, Precision
+from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, Precision
 from export.encoder_graph import INPUTS, OUTPUTS, EncoderGraph
 from export.fused_ops import TRACED_OPSET, promote
 from export.int16 import use_int16_operators

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.manifest import ParityReport, Precision
+from engine.bundle.manifest import ParityReport, Precision
 from export.errors import BuildError
 
 K = 10

@@ -10,10 +10,7 @@ from pathlib import Path
 import numpy as np
 from rich.progress import Progress, TaskID
 
-from engine.backends.tensorrt.compiler import compile_plan, find_targets
-from engine.backends.tensorrt.library import load_library
-from engine.errors import BundleError
-from engine.manifest import (
+from engine.bundle.manifest import (
     GRAPH_FILE,
     Bucket,
     FileEntry,
@@ -23,6 +20,9 @@ from engine.manifest import (
     graph_digest,
     read_manifest,
 )
+from engine.encoders.tensorrt.compiler import compile_plan, find_targets
+from engine.encoders.tensorrt.library import load_library
+from engine.errors import BundleError
 from export.errors import BuildError
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from engine.backends import Tower
+from engine.encoders.encoder import Tower
 from engine.request import Prompt
 from export.encoder_graph import OUTPUTS, EncoderGraph
 
 
 class TorchEncoder:
-    """An encoder, as `engine.backends` defines it, around the graph that is exported."""
+    """An encoder, as `engine.encoders.encoder` defines it, around the graph that is exported."""
 
     def __init__(self, graph: EncoderGraph) -> None:
         self._graph = graph

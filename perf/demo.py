@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from engine import Interaction, Recommendation, RecommendRequest
-from engine.client import recommend
+from engine.rpc.client import recommend
 from llmsrec.dataset import Dataset
 from llmsrec.movielens import load_movielens
 from perf.server_process import serving

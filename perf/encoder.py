@@ -19,12 +19,12 @@ import onnx
 from rich.console import Console
 from rich.progress import track
 
-from engine.backends.buckets import fill
-from engine.backends.choice import open_ranker
-from engine.bundle import open_bundle
+from engine.bundle.manifest import GRAPH_FILE, Bucket, Manifest
+from engine.bundle.opened import open_bundle
 from engine.config import Config
-from engine.manifest import GRAPH_FILE, Bucket, Manifest
+from engine.pipelines.open import open_ranker
 from engine.request import Prompt
+from engine.sizes import fill
 from export.build import DTYPES
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 from perf.flops import count_flop

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar, get_args
 
 import msgspec
 
-from engine.manifest import Backend
+from engine.bundle.manifest import Backend
 from perf import encoder, pytorch, topk_cuda
 from perf.llm_shapes import SHAPES
 from perf.load.outcome import Outcome

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from engine.backends.gpu import Gpu
-from engine.backends.tensorrt.library import Library, load_library, make_logger
+from engine.bundle.manifest import read_manifest
+from engine.encoders.tensorrt.library import Library, load_library, make_logger
 from engine.errors import PlanError
-from engine.manifest import read_manifest
+from engine.gpu import Gpu
 
 
 class Verdict(msgspec.Struct, frozen=True):

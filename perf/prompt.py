@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from tokenizers import Tokenizer
 
-from engine.bundle import TOKENIZER_FILE, open_bundle
-from engine.prompt_tokens import render
+from engine.bundle.opened import TOKENIZER_FILE, open_bundle
+from engine.prompts.join import render
 from llmsrec.prompt import MAX_INTERACTIONS
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 

@@ -18,12 +18,12 @@ from rich.console import Console
 from rich.progress import track
 
 from engine import Interaction, RecommendRequest
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
-from engine.bundle import Bundle, open_bundle
-from engine.client import recommend
+from engine.bundle.opened import Bundle, open_bundle
 from engine.config import EncoderConfig
-from engine.prompt_tokens import render
+from engine.encoders.cpu import OnnxRuntimeEncoder
+from engine.prompts.join import render
 from engine.request import Prompt
+from engine.rpc.client import recommend
 from llmsrec import checkpoint
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.model import LLMSRec

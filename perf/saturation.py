@@ -24,19 +24,19 @@ from rich.console import Console
 from rich.progress import track
 
 from engine import Recommender
-from engine.backends import Encoder
-from engine.backends.choice import open_ranker
-from engine.bundle import open_bundle
+from engine.bundle.opened import open_bundle
 from engine.config import Config
+from engine.encoders.encoder import Encoder
 from engine.errors import CallFailed
+from engine.pipelines.open import open_ranker
 from engine.request import Prompt
-from engine.wire import decode_request
+from engine.rpc.wire import decode_request
+from llmsrec.v1 import recommender_pb2 as pb
 from perf.load.batches import Batches, BatchTally
 from perf.load.client import METHOD, UNLIMITED
 from perf.load.settings import Drawn, Mix, Pace
 from perf.load.workload import draw_plan
 from perf.server_process import serving
-from proto.llmsrec.v1 import recommender_pb2 as pb
 
 PAUSE_S = 0.2
 """Before each timing, so that none pays for threads that another left spinning."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from engine.retrieval import Ranking, retrieve
+from engine.ranking.cpu import Ranking, retrieve
 from perf import topk_cuda
 from perf.peaks import best_seconds, read_peak_gb_per_s
 

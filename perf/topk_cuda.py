@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from engine.backends.gpu import Gpu
-from engine.backends.gpu_topk import GpuTopK, ItemDtype, load_kernels
-from engine.retrieval import Ranking, cut, retrieve
+from engine.gpu import Gpu
+from engine.ranking.cpu import Ranking, cut, retrieve
+from engine.ranking.cuda_topk import GpuTopK, ItemDtype, load_kernels
 from perf.peaks import best_seconds, read_peak_gb_per_s
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}

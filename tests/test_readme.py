@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from engine.batching.micro_batch import Limits
 from engine.config import Config
-from engine.micro_batch import Limits
 from perf.server_process import serving
 
 ROOT = Path(__file__).resolve().parents[1]

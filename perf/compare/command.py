@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from engine import Interaction
-from engine.bundle import Bundle, open_bundle
-from engine.prompt_tokens import render
+from engine.bundle.opened import Bundle, open_bundle
+from engine.prompts.join import render
 from llmsrec import checkpoint
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.encoding import History

@@ -16,12 +16,12 @@ from typing import NamedTuple
 import grpc
 
 from engine import Interaction, RecommendRequest
-from engine.bundle import ITEMS_FILE
-from engine.wire import encode_request
+from engine.bundle.opened import ITEMS_FILE
+from engine.rpc.wire import encode_request
+from llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from perf.compare.errors import CompareError
 from perf.compare.peer import EXTRA
 from perf.server_process import serving
-from proto.llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 K = 10
 

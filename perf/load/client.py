@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
+from llmsrec.v1 import recommender_pb2 as pb
 from perf.load.plan import Plan
 from perf.load.settings import Clients
 from perf.load.tally import Slot, Tally
-from proto.llmsrec.v1 import recommender_pb2 as pb
 
 if TYPE_CHECKING:
     Call: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[bytes, pb.RecommendResponse]

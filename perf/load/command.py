@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from engine import Recommendation
-from engine.bundle import open_bundle
-from engine.client import recommend
+from engine.bundle.opened import open_bundle
 from engine.errors import CallFailed
-from engine.wire import decode_request
+from engine.rpc.client import recommend
+from engine.rpc.wire import decode_request
 from llmsrec.files import written_aside
+from llmsrec.v1 import recommender_pb2 as pb
 from perf.load.arguments import make_settings
 from perf.load.environment import describe_environment
 from perf.load.errors import LoadError
@@ -32,7 +33,6 @@ from perf.load.summary import describe, explain_void
 from perf.load.trace import read_plan
 from perf.load.workload import draw_plan
 from perf.server_process import serving
-from proto.llmsrec.v1 import recommender_pb2 as pb
 
 VOID_EXIT_CODE = 3
 PROBE_SECONDS = 30.0

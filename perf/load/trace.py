@@ -12,7 +12,7 @@ import numpy as np
 
 from engine import Interaction, RecommendRequest
 from engine.errors import InvalidRequest
-from engine.wire import encode_request
+from engine.rpc.wire import encode_request
 from perf.load.errors import LoadError
 from perf.load.plan import Plan
 from perf.load.settings import Replayed

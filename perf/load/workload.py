@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine import Interaction, RecommendRequest
-from engine.wire import encode_request
+from engine.rpc.wire import encode_request
 from perf.load.errors import LoadError
 from perf.load.plan import Plan
 from perf.load.schedule import make_send_times

@@ -24,9 +24,9 @@ from transformers import (
     Qwen3Config,
 )
 
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
+from engine.bundle.manifest import GRAPH_FILE
 from engine.config import EncoderConfig
-from engine.manifest import GRAPH_FILE
+from engine.encoders.cpu import OnnxRuntimeEncoder
 from engine.request import Prompt
 from export.encoder_graph import EncoderGraph
 from export.onnx_export import export_onnx

@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from engine import Recommender, RecommendRequest
-from engine.backends import Tower
-from engine.backends.choice import open_ranker
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
-from engine.backends.onnxruntime_cuda.bound import BoundEncoder
-from engine.backends.onnxruntime_cuda.session import PROVIDER
-from engine.backends.packing import pack
-from engine.bundle import Bundle, open_bundle
+from engine.bundle.manifest import GRAPH_FILE, MANIFEST_FILE, Bucket, Precision, read_manifest
+from engine.bundle.opened import Bundle, open_bundle
 from engine.config import Config, EncoderConfig
+from engine.encoders.cpu import OnnxRuntimeEncoder
+from engine.encoders.encoder import Tower
+from engine.encoders.graph_inputs import pack
+from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
+from engine.encoders.onnxruntime_cuda.session import PROVIDER
 from engine.errors import EncodingFailed, PlanError
-from engine.manifest import GRAPH_FILE, MANIFEST_FILE, Bucket, Precision, read_manifest
+from engine.pipelines.open import open_ranker
 from engine.request import Prompt
 from export.build import Settings, build
 from export.errors import BuildError

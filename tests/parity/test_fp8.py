@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from engine.backends.packing import pack
+from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket, read_manifest, verify_files
+from engine.encoders.graph_inputs import pack
 from engine.errors import PlanError
-from engine.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket, read_manifest, verify_files
 from engine.request import Prompt
 from export import parity
 from export.build import Settings, build

@@ -20,8 +20,8 @@ from tokenizers import (
     processors,
 )
 
-from engine.fragments import Fragments
-from engine.prompt_tokens import render
+from engine.prompts.fragments import Fragments
+from engine.prompts.join import render
 from export.errors import BuildError
 from export.fragments import build_fragments
 from llmsrec import llm, packages, prompt

@@ -25,11 +25,11 @@ from test_architectures import (
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from engine import Recommender, RecommendRequest
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
-from engine.check import check_bundle
+from engine.bundle.manifest import GRAPH_FILE, read_manifest
 from engine.config import EncoderConfig
-from engine.manifest import GRAPH_FILE, read_manifest
+from engine.encoders.cpu import OnnxRuntimeEncoder
 from engine.request import Prompt
+from engine.upkeep.check import check_bundle
 from export.build import Settings, build
 from export.encoder_graph import EncoderGraph
 from export.int16 import DOMAIN

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from engine import Interaction, Recommendation, Recommender, RecommendRequest
-from engine.backends.choice import open_ranker
-from engine.bundle import Bundle, open_bundle
+from engine.bundle.manifest import GRAPH_FILE
+from engine.bundle.opened import Bundle, open_bundle
 from engine.config import BatcherConfig, Config
-from engine.manifest import GRAPH_FILE
-from engine.prompt_tokens import render
+from engine.pipelines.open import open_ranker
+from engine.prompts.join import render
 from engine.request import Query
 from export.fragments import build_fragments
 from llmsrec import prompt

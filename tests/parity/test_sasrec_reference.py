@@ -16,9 +16,8 @@ TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
-def reference() -> ReferenceFiles:
-    folder = Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-    return read_reference(folder / "llm_srec")
+def reference(reference_dir: Path) -> ReferenceFiles:
+    return read_reference(reference_dir / "llm_srec")
 
 
 @pytest.fixture

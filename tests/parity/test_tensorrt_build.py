@@ -16,12 +16,12 @@ from rich.progress import Progress
 
 from engine import Interaction, Recommender, RecommendRequest
 from engine.__main__ import main
-from engine.backends.tensorrt import compiler
-from engine.backends.tensorrt.compiler import compile_plan
-from engine.backends.tensorrt.library import load_library, make_logger
-from engine.backends.tensorrt.rebuild import rebuild_plan
+from engine.bundle.manifest import GRAPH_FILE, Bucket, Plan, Precision, read_manifest, verify_files
+from engine.encoders.tensorrt import compiler
+from engine.encoders.tensorrt.compiler import compile_plan
+from engine.encoders.tensorrt.library import load_library, make_logger
 from engine.errors import BundleError, PlanError
-from engine.manifest import GRAPH_FILE, Bucket, Plan, Precision, read_manifest, verify_files
+from engine.upkeep.rebuild import rebuild_plan
 from export import plan as export_plan
 from export.build import DTYPES, Settings, build
 from export.encoder_graph import EncoderGraph

@@ -17,9 +17,9 @@ from conftest import Reference
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine import Interaction, Recommendation, Recommender, RecommendRequest
-from engine.client import recommend
 from engine.errors import CallFailed
-from engine.wire import MAX_LISTED_IGNORED
+from engine.rpc.client import recommend
+from engine.rpc.wire import MAX_LISTED_IGNORED
 
 ROOT = Path(__file__).parents[2]
 BLOCKED = ("torch", "transformers", "optimum", "onnx", "tokenizers", "accelerate", "gguf", "rich")

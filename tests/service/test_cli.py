@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_server import FakeRecommender
-from fake_server import make_config as make_server_config
+from support.fake_server import FakeRecommender
+from support.fake_server import make_config as make_server_config
 
 from engine.__main__ import describe, main, make_config, make_parser
 from engine.request import (
@@ -21,7 +21,7 @@ from engine.request import (
     Recommendation,
     StageTimings,
 )
-from engine.server import Server
+from engine.rpc.server import Server
 
 ROOT = Path(__file__).parents[2]
 MIDNIGHT_MS = 880_156_800_000  # 1997-11-22

@@ -14,18 +14,18 @@ import grpc
 import numpy as np
 import pytest
 
+from llmsrec.v1 import recommender_pb2 as pb
+from llmsrec.v1.recommender_pb2_grpc import (
+    RecommenderServiceServicer,
+    RecommenderServiceStub,
+    add_RecommenderServiceServicer_to_server,
+)
 from perf.__main__ import main
 from perf.load import client
 from perf.load.measure import measure
 from perf.load.result import LoadResult, summarise
 from perf.load.settings import Clients, Drawn, Lengths, Mix, Pace
 from perf.load.workload import draw_plan
-from proto.llmsrec.v1 import recommender_pb2 as pb
-from proto.llmsrec.v1.recommender_pb2_grpc import (
-    RecommenderServiceServicer,
-    RecommenderServiceStub,
-    add_RecommenderServiceServicer_to_server,
-)
 
 STALL_S = 2.0
 RATE = 50

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.backends import Tower
+from engine.encoders.encoder import Tower
 from engine.errors import CallFailed
 from engine.request import Prompt
-from perf import saturation
-from proto.llmsrec.v1 import recommender_pb2 as pb
-from proto.llmsrec.v1.recommender_pb2_grpc import (
+from llmsrec.v1 import recommender_pb2 as pb
+from llmsrec.v1.recommender_pb2_grpc import (
     RecommenderServiceServicer,
     add_RecommenderServiceServicer_to_server,
 )
+from perf import saturation
 
 REFUSED_K = 13
 

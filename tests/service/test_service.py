@@ -8,21 +8,21 @@ from typing import NoReturn
 
 import grpc
 import pytest
-from fake_server import NOT_FINITE, FakeRecommender, make_config
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.fake_server import NOT_FINITE, FakeRecommender, make_config
 
 from engine.admission import Admission
-from engine.batcher import Batcher
-from engine.client import recommend
+from engine.batching.batcher import Batcher
+from engine.batching.micro_batch import Limits
 from engine.config import AdmissionConfig
 from engine.errors import CallFailed, ConfigError, InvalidRequest
-from engine.micro_batch import Limits
 from engine.request import Interaction, RecommendRequest
-from engine.server import SERVICE_NAME, Server
-from engine.service import RecommenderService
-from proto.llmsrec.v1 import recommender_pb2 as pb
-from proto.llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
+from engine.rpc.client import recommend
+from engine.rpc.server import SERVICE_NAME, Server
+from engine.rpc.service import RecommenderService
+from llmsrec.v1 import recommender_pb2 as pb
+from llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_server import GPU_LOST
+from support.fake_server import GPU_LOST
 
-from engine.client import recommend
 from engine.errors import CallFailed
 from engine.request import Interaction, Recommendation, RecommendRequest
+from engine.rpc.client import recommend
 
-ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
 REQUEST = RecommendRequest([Interaction("1"), Interaction("2")])
 CLIENT = """
 import sys
-from engine.client import recommend
+from engine.rpc.client import recommend
 from engine.request import Interaction, RecommendRequest
 recommend(sys.argv[1], RecommendRequest([Interaction("1")]))
 """
@@ -41,9 +41,9 @@ class ServerProcess:
 
 @contextmanager
 def start_server(delay_s: float) -> Iterator[ServerProcess]:
-    command = [sys.executable, "-m", "tests.service.fake_server", "--delay", str(delay_s)]
+    command = [sys.executable, "-m", "support.fake_server", "--delay", str(delay_s)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, cwd=TESTS, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             assert process.stdout is not None
             word, address, *versions = process.stdout.readline().split()
@@ -84,7 +84,7 @@ def test_server_whose_gpu_fails_answers_with_that_and_exits_to_be_started_anew()
             server.ask(RecommendRequest([Interaction(str(GPU_LOST))]))
         _, log = server.process.communicate(timeout=10)
     assert server.process.returncode == 1
-    assert "ERROR:engine.service:cudaGraphLaunch failed" in log
+    assert "ERROR:engine.rpc.service:cudaGraphLaunch failed" in log
     assert "draining" in log
     assert log.endswith("error: cudaGraphLaunch failed with cudaErrorIllegalAddress\n")
 
@@ -92,7 +92,7 @@ def test_server_whose_gpu_fails_answers_with_that_and_exits_to_be_started_anew()
 def test_killed_client_leaves_the_server_serving() -> None:
     with start_server(delay_s=0.3) as server:
         command = [sys.executable, "-c", CLIENT, server.address]
-        with subprocess.Popen(command, cwd=ROOT) as client:
+        with subprocess.Popen(command, cwd=TESTS) as client:
             server.wait_for_log("encoding")
             client.kill()
         assert client.returncode == -signal.SIGKILL

@@ -15,9 +15,9 @@ import pytest
 import torch
 from transformers import AutoModel, LlamaConfig
 
-from engine.backends.onnxruntime import OnnxRuntimeEncoder
+from engine.bundle.manifest import Precision
 from engine.config import EncoderConfig
-from engine.manifest import Precision
+from engine.encoders.cpu import OnnxRuntimeEncoder
 from engine.request import Prompt
 from export.encoder_graph import EncoderGraph
 from export.onnx_export import export_onnx

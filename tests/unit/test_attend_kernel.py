@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from operator_kernels import INSTRUCTION_SETS, Head, Kernels
+from support.operator_kernels import INSTRUCTION_SETS, Head, Kernels
 
 
 @pytest.fixture(scope="module", params=INSTRUCTION_SETS)

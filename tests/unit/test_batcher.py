@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 import numpy as np
 import pytest
 
-from engine.batcher import Batcher
+from engine.batching.batcher import Batcher
+from engine.batching.micro_batch import Limits
 from engine.errors import DeadlineExpired, InvalidRequest, ShuttingDown
-from engine.micro_batch import Limits
 from engine.request import Prompt, Query, RankedItem, Recommendation
 
 BAD_K = 666

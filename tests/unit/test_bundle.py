@@ -13,10 +13,16 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from engine import Interaction, Recommender
-from engine.bundle import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE, open_bundle
-from engine.check import PROBES_FILE, Probe, check_bundle
+from engine.bundle.manifest import MANIFEST_FILE, Precision, describe_file, read_manifest, seal
+from engine.bundle.opened import (
+    CATALOGUE_FILE,
+    FRAGMENTS_FILE,
+    ITEMS_FILE,
+    TOKENIZER_FILE,
+    open_bundle,
+)
 from engine.errors import BundleError
-from engine.manifest import MANIFEST_FILE, Precision, describe_file, read_manifest, seal
+from engine.upkeep.check import PROBES_FILE, Probe, check_bundle
 
 WEIGHTS_FILE = "encoder.onnx.data"
 LISTED = [
@@ -58,7 +64,7 @@ def bundle(reference_bundle: Path, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def _watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engine.check.Recommender", WatchedRecommender)
+    monkeypatch.setattr("engine.upkeep.check.Recommender", WatchedRecommender)
     monkeypatch.setattr(WatchedRecommender, "num_open", 0)
 
 

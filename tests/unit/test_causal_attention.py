@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, RuntimeException
-from operator_models import model, node, run
+from support.operator_models import model, node, run
 
 Arrays = dict[str, NDArray[Any]]
 INPUTS = "query key value"

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.backends.buckets import assign, fill, sizes_within
-from engine.backends.onnxruntime_cuda import encoder
-from engine.backends.onnxruntime_cuda.bound import BoundEncoder
-from engine.backends.onnxruntime_cuda.encoder import CudaEncoder
-from engine.backends.onnxruntime_cuda.session import OPTIONS, PROVIDER, open_session
+from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket
+from engine.encoders.onnxruntime_cuda import encoder
+from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
+from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
+from engine.encoders.onnxruntime_cuda.session import OPTIONS, PROVIDER, open_session
 from engine.errors import EncodingFailed, PlanError
-from engine.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket
+from engine.sizes import assign, fill, sizes_within
 from export.build_engine import _make_parser, _make_settings
 from export.errors import BuildError
 from export.plan import measure_buckets

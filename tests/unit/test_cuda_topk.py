@@ -4,10 +4,10 @@ from contextlib import ExitStack
 
 import numpy as np
 import pytest
-from device_topk import DeviceCall, DeviceTopK
-from emulated_topk import ITEM_DTYPES, EmulatedTopK, Launch, inputs, rounded
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.device_topk import DeviceCall, DeviceTopK
+from support.emulated_topk import ITEM_DTYPES, EmulatedTopK, Launch, inputs, rounded
 from test_topk import (
     NO_ROWS,
     Search,

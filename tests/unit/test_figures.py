@@ -12,14 +12,14 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from ring import ring_dataset
+from support.ring import ring_dataset
 from torch import nn
 from torch.nn import functional
 
-from engine.backends.buckets import fill
-from engine.manifest import GRAPH_FILE, Backend, Bucket, Precision, read_manifest
+from engine.bundle.manifest import GRAPH_FILE, Backend, Bucket, Precision, read_manifest
+from engine.ranking.cpu import Ranking
 from engine.request import Prompt
-from engine.retrieval import Ranking
+from engine.sizes import fill
 from export.build import DTYPES
 from llmsrec.checkpoint import Checkpoint
 from perf import encoder, flops, peaks, prompt, pytorch, topk, train

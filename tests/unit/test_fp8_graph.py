@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from engine.check import MIN_COSINE
 from engine.errors import PlanError
+from engine.upkeep.check import MIN_COSINE
 from export import fp8
 from export.fp8 import choose_targets, quantize, use_fp8_products
 from export.parity import BARS

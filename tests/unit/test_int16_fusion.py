@@ -1,7 +1,7 @@
 """Norms and gates that are computed with the quantization of their results, on small graphs."""
 
 import pytest
-from int16_graphs import rewritten
+from support.int16_graphs import rewritten
 
 NORM = "n = RMSNormalization <axis = -1, epsilon = 0.01> (x, norm)"
 

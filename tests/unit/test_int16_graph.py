@@ -2,7 +2,7 @@
 
 import onnx
 import pytest
-from int16_graphs import parse, rewritten
+from support.int16_graphs import parse, rewritten
 
 from export.int16 import use_int16_operators
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from engine.request import Interaction
-from engine.wire import decode_request
+from engine.rpc.wire import decode_request
+from llmsrec.v1 import recommender_pb2 as pb
 from perf.load.errors import LoadError
 from perf.load.plan import Plan
 from perf.load.settings import Replayed
 from perf.load.trace import read_plan
-from proto.llmsrec.v1 import recommender_pb2 as pb
 
 FIRST = '{"offset_ms": 0, "history": [{"item_id": "5", "timestamp_ms": 12}, {"item_id": "é"}]}'
 SECOND = '{"offset_ms": 1500.5, "history": [{"item_id": "7"}], "k": 3}'

@@ -5,12 +5,12 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from engine.wire import decode_request
+from engine.rpc.wire import decode_request
+from llmsrec.v1 import recommender_pb2 as pb
 from perf.load.errors import LoadError
 from perf.load.plan import Plan
 from perf.load.settings import Drawn, Lengths, Mix, Pace
 from perf.load.workload import draw_histories, draw_plan, draw_users
-from proto.llmsrec.v1 import recommender_pb2 as pb
 
 ITEM_IDS = [f"item-{row}" for row in range(50)]
 

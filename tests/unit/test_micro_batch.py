@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.batching.micro_batch import Limits, choose_limits, split
+from engine.bundle.manifest import Bucket, Manifest, Plan, read_manifest
 from engine.config import BatcherConfig
-from engine.manifest import Bucket, Manifest, Plan, read_manifest
-from engine.micro_batch import Limits, choose_limits, split
 
 BUCKETS = [Bucket(1, 384), Bucket(42, 384), Bucket(16, 1024)]
 PLAN = Plan(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from operator_kernels import BLOCK, INSTRUCTION_SETS, PANEL, Kernels, Product, Quantized
+from support.operator_kernels import BLOCK, INSTRUCTION_SETS, PANEL, Kernels, Product, Quantized
 
 MAX_VALUE, MAX_WEIGHT = 8191, 4095
 

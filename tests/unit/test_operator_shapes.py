@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
-from operator_models import model, node, run
+from support.operator_models import model, node, run
 from test_operators import multiply, product_feed
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from operator_models import model, node, numbers, quantize, run, session, unpacked
+from support.operator_models import model, node, numbers, quantize, run, session, unpacked
 
 from engine import native
-from engine.backends.onnxruntime import find_operators
+from engine.encoders.cpu import find_operators
 from engine.errors import BundleError
 from export.int16 import BLOCK, MAX_WEIGHT, PANEL, pack
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.manifest import ParityReport
+from engine.bundle.manifest import ParityReport
 from export.errors import BuildError
 from export.parity import compare, require
 

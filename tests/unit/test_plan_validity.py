@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from engine.backends.tensorrt.library import Library, load_library
+from engine.encoders.tensorrt.library import Library, load_library
 from engine.errors import PlanError
 from perf import plan_validity
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from compiled_kernels import best, supported
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from operator_kernels import BLOCK, INSTRUCTION_SETS, Kernels, Quantized
+from support.compiled_kernels import best, supported
+from support.operator_kernels import BLOCK, INSTRUCTION_SETS, Kernels, Quantized
 
 MAX_VALUE = 8191
 HALF_STEP = 0.502

@@ -9,13 +9,14 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import Interaction, Recommender, RecommendRequest
-from engine.backends import Ranked, Tower
-from engine.backends.two_stage import TwoStageRanker
-from engine.bundle import open_bundle
+from engine.bundle.opened import open_bundle
 from engine.config import BatcherConfig, Config
+from engine.encoders.encoder import Tower
 from engine.errors import EncodingFailed, InvalidRequest
+from engine.pipelines.pipeline import Ranked
+from engine.pipelines.sequential import TwoStageRanker
+from engine.ranking.cpu import Ranking
 from engine.request import IgnoredReason, MicroBatch, Prompt, Query
-from engine.retrieval import Ranking
 from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
 
 NUM_ITEMS = 400

@@ -25,11 +25,6 @@ TITLES = "text_name_dict.json.gz"
 
 
 @pytest.fixture
-def reference_dir() -> Path:
-    return Path(__file__).resolve().parents[2].parent / "shared" / "reference"
-
-
-@pytest.fixture
 def weights_dir(reference_dir: Path, tmp_path: Path) -> Path:
     """A copy of the reference's weights to damage."""
     folder = tmp_path / "weights"

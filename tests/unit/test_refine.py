@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from rich.progress import Progress
-from ring import NUM_ITEMS, ring_dataset
+from support.ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import checkpoint, llm, prompt, readouts, refine, train_sasrec
 from llmsrec.checkpoint import Checkpoint, CheckpointConfig

@@ -9,12 +9,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from engine.backends.buckets import assign
-from engine.backends.tensorrt.library import Library, load_library
-from engine.backends.tensorrt.loading import check_plan
+from engine.bundle.manifest import Bucket, Plan
+from engine.encoders.tensorrt.library import Library, load_library
+from engine.encoders.tensorrt.plan import check_plan
 from engine.errors import EncodingFailed, PlanError
-from engine.manifest import Bucket, Plan
 from engine.request import Prompt
+from engine.sizes import assign
 from export.build_engine import parse_bucket
 from export.plan import BUCKET_TOKENS, measure_buckets
 from llmsrec.prompt import MAX_PROMPT_TOKENS

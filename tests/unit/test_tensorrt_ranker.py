@@ -18,28 +18,31 @@ import numpy as np
 import onnxruntime
 import pytest
 from conftest import Reference
-from emulated_topk import EmulatedKernels, EmulatedTopK
-from fake_cuda import FakeCuda
-from fake_tensorrt import FORWARD_MS, VERSION, Context, Runtime, make_module, write_plan
 from numpy.typing import NDArray
+from support.emulated_topk import EmulatedKernels, EmulatedTopK
+from support.fake_cuda import FakeCuda
+from support.fake_tensorrt import FORWARD_MS, VERSION, Context, Runtime, make_module, write_plan
 
 from engine import Recommender, RecommendRequest
-from engine.backends import Ranked, Tower, choice, gpu_topk
-from engine.backends.choice import open_ranker
-from engine.backends.gpu import Gpu
-from engine.backends.gpu_retriever import GpuRetriever
-from engine.backends.gpu_topk import GpuTopK
-from engine.backends.onnxruntime_cuda.bound import BoundEncoder
-from engine.backends.tensorrt.ranker import TensorRTRanker
-from engine.bundle import Bundle
-from engine.client import recommend
+from engine.bundle.manifest import GRAPH_FILE, LibraryName, Plan
+from engine.bundle.manifest import Bucket as Size
+from engine.bundle.opened import Bundle
 from engine.config import BatcherConfig, Config, RetrievalConfig, ServerConfig
+from engine.encoders.encoder import Tower
+from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
 from engine.errors import EncodingFailed, GpuFailed, PlanError
-from engine.manifest import GRAPH_FILE, LibraryName, Plan
-from engine.manifest import Bucket as Size
+from engine.gpu import Gpu
+from engine.pipelines import open as opening
+from engine.pipelines.open import open_ranker
+from engine.pipelines.pipeline import Ranked
+from engine.pipelines.tensorrt import TensorRTRanker
+from engine.ranking import cuda_topk
+from engine.ranking.cpu import Retrieve, retrieve
+from engine.ranking.cuda import GpuRetriever
+from engine.ranking.cuda_topk import GpuTopK
 from engine.request import Query
-from engine.retrieval import Retrieve, retrieve
-from engine.server import Server
+from engine.rpc.client import recommend
+from engine.rpc.server import Server
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 PROFILES = [Size(1, 512), Size(4, 512), Size(2, MAX_PROMPT_TOKENS)]
@@ -226,7 +229,7 @@ def test_bundle_of_onnxruntime_cuda_is_ranked_where_it_is_configured(
         session = onnxruntime.InferenceSession(path / GRAPH_FILE, providers=providers)
         return BoundEncoder(session, buckets, table, "cpu")
 
-    monkeypatch.setattr(choice, "CudaEncoder", open_on_host)
+    monkeypatch.setattr(opening, "CudaEncoder", open_on_host)
     manifest = msgspec.structs.replace(bundle.manifest, buckets=PROFILES)
     config = Config(retrieval=RetrievalConfig(device))
     with closing(open_ranker(replace(bundle, manifest=manifest), config)) as ranker:
@@ -313,7 +316,7 @@ def test_what_the_top_k_has_no_room_for_is_ranked_by_the_cpu(
     limit: str,
 ) -> None:
     fitting, beyond = queries[1:2], queries[10:12]
-    monkeypatch.setattr(gpu_topk, limit, 20)
+    monkeypatch.setattr(cuda_topk, limit, 20)
     asked = []
 
     def watched(user_vectors: Vectors, **arguments: Any) -> Any:  # noqa: ANN401

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.native._native import masked_topk
-from engine.retrieval import Ranking, retrieve
+from engine.ranking.cpu import Ranking, retrieve
 
 NO_ROWS = np.empty(0, np.int32)
 

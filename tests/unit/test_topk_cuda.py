@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from emulated_topk import EmulatedKernels, EmulatedTopK
-from fake_cuda import FakeCuda
 from numpy.typing import NDArray
+from support.emulated_topk import EmulatedKernels, EmulatedTopK
+from support.fake_cuda import FakeCuda
 
-from engine.backends.gpu import Gpu
 from engine.errors import PlanError
-from engine.retrieval import Ranking
+from engine.gpu import Gpu
+from engine.ranking.cpu import Ranking
 from perf import peaks, topk, topk_cuda
 
 

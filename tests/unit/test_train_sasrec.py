@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ring import NUM_ITEMS, ring_dataset
+from support.ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import train_sasrec
 from llmsrec.catalogue import CatalogueItem

@@ -17,13 +17,13 @@ from engine.request import (
     RecommendRequest,
     StageTimings,
 )
-from engine.wire import (
+from engine.rpc.wire import (
     decode_recommendation,
     decode_request,
     encode_recommendation,
     encode_request,
 )
-from proto.llmsrec.v1 import recommender_pb2 as pb
+from llmsrec.v1 import recommender_pb2 as pb
 
 ITEM_IDS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
 TIMESTAMPS = st.none() | st.integers(-(2**63), 2**63 - 1)

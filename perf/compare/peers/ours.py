@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from engine.backends.choice import open_ranker
-from engine.bundle import open_bundle
+from engine.bundle.opened import open_bundle
 from engine.config import Config, EncoderConfig
+from engine.pipelines.open import open_ranker
 from engine.request import Prompt
 from perf.compare.kit import PromptArrays, Vectors
 from perf.compare.task import Encode, Task

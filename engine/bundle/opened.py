@@ -1,0 +1,81 @@
+"""A bundle in memory: its catalogue, item tables and prompt fragments, verified when opened.
+
+manifest.json          versions, backend, precision, parity, SHA-256 of every other file
+encoder.onnx, *.data   the encoder graph and its weights
+catalogue.jsonl        id, title, attributes of each item row
+items.safetensors      item_table [N, 64], item_vectors [N, D]
+prompt.safetensors     the prompt fragments
+probes.json            histories and the vectors that this bundle gave when it was built
+tokenizer.json         the tokenizer that made the fragments
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+
+from engine.bundle.manifest import Manifest, read_manifest, verify_files
+from engine.errors import BundleError
+from engine.prompts.fragments import Fragments
+
+CATALOGUE_FILE = "catalogue.jsonl"
+ITEMS_FILE = "items.safetensors"
+FRAGMENTS_FILE = "prompt.safetensors"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class _Item(msgspec.Struct, frozen=True):
+    id: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    path: Path
+    manifest: Manifest
+    item_ids: Sequence[str]
+    titles: Sequence[str]
+    row_of_id: Mapping[str, int]
+    item_table: NDArray[np.float32]  # [N, 64]
+    item_vectors: NDArray[np.float32]  # [N, D]
+    fragments: Fragments
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Verify and load a bundle.
+
+    Raises:
+        BundleError: it is missing, damaged, or of a release that this one cannot serve.
+    """
+    manifest = read_manifest(path)
+    verify_files(path, manifest)
+    try:
+        lines = (path / CATALOGUE_FILE).read_bytes().splitlines()
+        catalogue = [msgspec.json.decode(line, type=_Item) for line in lines]
+        items = load_file(path / ITEMS_FILE)
+        fragments = Fragments.from_arrays(load_file(path / FRAGMENTS_FILE))
+        table, vectors = items["item_table"], items["item_vectors"]
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        raise BundleError(
+            f"{path} does not hold what its manifest promises ({error!r}); build it again"
+        ) from error
+    if not len(catalogue) == len(table) == len(vectors) == manifest.num_items:
+        raise BundleError(
+            f"{path}: {len(catalogue)} catalogue items, {len(table)} table rows and {len(vectors)}"
+            f" vectors for {manifest.num_items} items; build the bundle again"
+        )
+    return Bundle(
+        path=path,
+        manifest=manifest,
+        item_ids=[item.id for item in catalogue],
+        titles=[item.title for item in catalogue],
+        row_of_id={item.id: row for row, item in enumerate(catalogue)},
+        item_table=table,
+        item_vectors=vectors,
+        fragments=fragments,
+    )

@@ -1,0 +1,66 @@
+"""Runs the encoder graph with ONNX Runtime on the CPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from engine import native
+from engine.bundle.manifest import GRAPH_FILE, Bucket
+from engine.config import EncoderConfig
+from engine.encoders.encoder import Tower
+from engine.encoders.graph_inputs import pack
+from engine.errors import BundleError
+from engine.request import Prompt
+from engine.sizes import fill
+
+_WARM_UP = Bucket(max_batch_size=1, max_tokens=64)
+
+
+class OnnxRuntimeEncoder:
+    """Holds one session and the collaborative item table `[N, 64]` float32."""
+
+    def __init__(
+        self, bundle: Path, item_table: NDArray[np.float32], config: EncoderConfig
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = config.num_threads
+        options.log_severity_level = 3
+        operators = find_operators()
+        try:
+            options.register_custom_ops_library(str(operators))
+            self._session = onnxruntime.InferenceSession(
+                bundle / GRAPH_FILE, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime cannot load {bundle / GRAPH_FILE}: {error}") from error
+        self._item_table = item_table
+
+    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
+        feed = {**pack(prompts)._asdict(), "item_table": self._item_table}
+        vectors: NDArray[np.float32] = self._session.run([tower], feed)[0]
+        return vectors
+
+    def warm_up(self) -> None:
+        self.encode(fill(_WARM_UP), "user_vector")
+
+    def close(self) -> None:
+        del self._session
+
+
+def find_operators() -> Path:
+    """Find the library of the operators of the domain `llmsrec`, of which int16 graphs are made.
+
+    Raises:
+        BundleError: it is not built.
+    """
+    for folder in native.__path__:
+        library = Path(folder) / "_operators.so"
+        if library.is_file():
+            return library
+    raise BundleError(
+        "the engine's operators (_operators.so) are not built; install the package again:"
+        " pip install ."
+    )
