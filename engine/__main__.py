@@ -15,7 +15,7 @@ import msgspec
 
 from engine.config import Config, load_config
 from engine.errors import EngineError
-from engine.recommender import Recommender
+from engine.live import Live, open_generation
 from engine.request import Interaction, Recommendation, RecommendRequest
 from engine.rpc.client import recommend
 from engine.rpc.server import serve
@@ -26,12 +26,12 @@ _TIMESTAMP = re.compile(r"\d+", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 SERVE_EXAMPLE = "example: python -m engine serve bundle --config server.toml --listen 0.0.0.0:50051"
-CHECK_EXAMPLE = """\
-A plan serves the library version and the GPUs that it was compiled for. --rebuild compiles the
-graph of a TensorRT bundle anew, with the library that is installed.
+CHECK_EXAMPLE = "example: python -m engine check bundle"
+REBUILD_EXAMPLE = """\
+A plan serves the library version and the GPUs that it was compiled for. This compiles the graph of
+a TensorRT bundle anew, with the library that is installed.
 
-example: python -m engine check bundle
-example: python -m engine check bundle --rebuild --target 8.9"""
+example: python -m engine rebuild bundle --target 8.9"""
 RECOMMEND_EXAMPLE = """\
 An item is ID, ID@TIMESTAMP_MS or ID@YYYY-MM-DD (midnight UTC). What follows the last @ counts as
 the time only if it is one: `me@home` is an id. An id that itself ends so needs a time of its own.
@@ -74,16 +74,19 @@ def make_parser() -> argparse.ArgumentParser:
 
     checking = add("check", "verify a bundle", CHECK_EXAMPLE)
     checking.add_argument("bundle", type=Path, metavar="BUNDLE")
-    checking.add_argument("--rebuild", action="store_true", help="compile the TensorRT plan anew")
-    checking.add_argument(
+    checking.set_defaults(run=run_check)
+
+    rebuilding = add("rebuild", "compile a bundle's TensorRT plan anew", REBUILD_EXAMPLE)
+    rebuilding.add_argument("bundle", type=Path, metavar="BUNDLE")
+    rebuilding.add_argument(
         "--target",
         dest="targets",
         action="append",
         default=[],
         metavar="CAPABILITY",
-        help="with --rebuild: compute capability to compile for, repeatable; default: as before",
+        help="compute capability to compile for, repeatable; default: as before",
     )
-    checking.set_defaults(run=run_check)
+    rebuilding.set_defaults(run=run_rebuild)
 
     asking = add("recommend", "ask a running server", RECOMMEND_EXAMPLE)
     asking.add_argument("address", metavar="HOST:PORT")
@@ -141,8 +144,8 @@ def run_serve(options: argparse.Namespace) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     config = make_config(options.config, options.listen)
-    with contextlib.closing(Recommender.open(options.bundle, config)) as recommender:
-        asyncio.run(serve(recommender, config))
+    with contextlib.closing(open_generation(options.bundle, config)) as generation:
+        asyncio.run(serve(Live(generation), config))
 
 
 def make_config(path: Path | None, listen: str | None) -> Config:
@@ -155,11 +158,12 @@ def make_config(path: Path | None, listen: str | None) -> Config:
 
 
 def run_check(options: argparse.Namespace) -> None:
-    if options.rebuild or options.targets:
-        plan = rebuild_plan(options.bundle, options.targets, report_step)
-        _write([f"plan       {plan.file}, by {plan.library} {plan.library_version}"])
-    else:
-        _write(check_bundle(options.bundle))
+    _write(check_bundle(options.bundle))
+
+
+def run_rebuild(options: argparse.Namespace) -> None:
+    plan = rebuild_plan(options.bundle, options.targets, report_step)
+    _write([f"plan       {plan.file}, by {plan.library} {plan.library_version}"])
 
 
 def report_step(phase: str, num_done: int, num_steps: int) -> None:

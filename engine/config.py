@@ -11,6 +11,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegativeSeconds = Annotated[float, msgspec.Meta(ge=0, le=3600)]
 
 
+ItemPrecision = Literal["fp32", "fp16", "bf16"]
+
+
 class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_threads: Annotated[int, msgspec.Meta(ge=0)] = 0
     """Threads of one forward; 0 leaves it to the runtime."""
@@ -19,6 +22,8 @@ class EncoderConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: Literal["gpu", "cpu"] = "gpu"
     """Where a bundle for a GPU ranks the catalogue; one for the CPU ranks there."""
+    item_precision: ItemPrecision = "fp32"
+    """What a GPU holds item vectors in; half the memory and time of a search in fp16 or bf16."""
 
 
 class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from engine.encoders.encoder import Untyped
-from engine.errors import GpuFailed, PlanError
+from engine.errors import BackendUnavailable, GpuFailed
+from engine.untyped import Untyped
 
-SMALLER = "build with a smaller --profile"
+SMALLER = "build with a smaller --size"
 
 
 class Gpu:
@@ -22,7 +22,7 @@ class Gpu:
         try:
             self._cuda = importlib.import_module("cuda.bindings.runtime")
         except ImportError as error:
-            raise PlanError(
+            raise BackendUnavailable(
                 f"cuda-bindings does not load ({error}); pip install 'cuda-bindings>=13,<14'"
             ) from error
         self._resources = ExitStack()
@@ -33,7 +33,7 @@ class Gpu:
             found = (
                 f"the driver supports CUDA {_version(driver)}" if driver else "there is no driver"
             )
-            raise PlanError(
+            raise BackendUnavailable(
                 f"no GPU can be used ({status.name}): {found}, CUDA {_version(needed)} is needed;"
                 " serve on a machine with a GPU and a current driver, or build the bundle with"
                 " --backend onnxruntime"
@@ -55,11 +55,11 @@ class Gpu:
         """Give the address of new device memory.
 
         Raises:
-            PlanError: there is not as much, with the remedy.
+            BackendUnavailable: there is not as much, with the remedy.
         """
         status, address = self._cuda.cudaMalloc(num_bytes)
         if status == self._cuda.cudaError_t.cudaErrorMemoryAllocation:
-            raise PlanError(
+            raise BackendUnavailable(
                 f"the GPU has {self.free_bytes / 1e6:.0f} MB free, {num_bytes / 1e6:.0f} MB more"
                 f" are needed; stop what else uses it, or {remedy}"
             )

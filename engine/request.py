@@ -4,9 +4,6 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 @dataclass(frozen=True, slots=True)
 class Interaction:
@@ -36,31 +33,12 @@ class IgnoredInteraction:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """One rendered prompt; its last position is the readout."""
-
-    token_ids: NDArray[np.int32]  # [T]
-    slot_ids: NDArray[np.int32]  # [T], as `llmsrec.prompt` defines them
-
-    def __len__(self) -> int:
-        return len(self.token_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A validated, rendered request, ready to share a micro-batch."""
-
-    prompt: Prompt
-    k: int
-    excluded_rows: NDArray[np.int32]  # [E], sorted and unique
-    ignored: Sequence[IgnoredInteraction]
-    num_used_interactions: int
-    render_ms: float
-
-
-@dataclass(slots=True)
 class StageTimings:
-    """Time of each stage, in milliseconds, by the wall clock or by a GPU's own."""
+    """Milliseconds that an answer spent in each stage.
+
+    The server's clock measures them; encode_ms and retrieve_ms are a GPU's own where one stream
+    does both.
+    """
 
     render_ms: float = 0.0
     queue_ms: float = 0.0

@@ -1,68 +1,112 @@
-"""Assigns the prompts of a micro-batch to the sizes that a GPU backend has made ready."""
+"""Sizes: the padded shapes in which prompts are encoded together, and who shares one."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, NamedTuple
 
-import numpy as np
+import msgspec
 
-from engine.bundle.manifest import Bucket
+from engine.config import BatcherConfig
 from engine.errors import EncodingFailed
-from engine.request import Prompt, Query
-from llmsrec.prompt import USER_READOUT_SLOT
+from llmsrec.batches import split_by_length
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 
-def assign(prompts: Sequence[Prompt], buckets: Sequence[Bucket]) -> Iterator[tuple[int, slice]]:
-    """Split a micro-batch into parts, each with the smallest bucket that holds it.
+class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The padded shape of one forward: an optimization profile, a CUDA graph, a micro-batch."""
 
-    Raises:
-        EncodingFailed: no bucket holds the longest prompt.
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    fitting = [place for place, bucket in enumerate(buckets) if bucket.max_tokens >= longest]
-    if not fitting:
-        raise EncodingFailed(f"no bucket of the bundle holds a prompt of {longest} tokens")
-    start = 0
-    while start < len(prompts):
-        num_left = len(prompts) - start
-        place = min(fitting, key=lambda place: _fit(buckets[place], num_left))
-        part = slice(start, start + min(num_left, buckets[place].max_batch_size))
-        yield place, part
-        start = part.stop
+    num_prompts: Positive
+    num_tokens: Positive
+    """The length of each prompt, padding included."""
+
+    @property
+    def num_padded_tokens(self) -> int:
+        return self.num_prompts * self.num_tokens
+
+    def holds(self, num_prompts: int, longest: int) -> bool:
+        return self.num_prompts >= num_prompts and self.num_tokens >= longest
+
+    def __str__(self) -> str:
+        return f"{self.num_prompts} prompts of {self.num_tokens} tokens"
 
 
-def sizes_within(buckets: Sequence[Bucket]) -> list[Bucket]:
+class SizedBatch(NamedTuple):
+    """Indices of the prompts to encode together, and the size to do it in."""
+
+    members: list[int]
+    size: Size
+
+
+@dataclass(frozen=True)
+class SizeLimits:
+    """Decides which prompts may be encoded together, and in which size; a CPU's unless said."""
+
+    max_prompts: int = 32
+    max_padded_tokens: int = 2048
+    """The most prompts x longest prompt; a single prompt may have more."""
+    ready: Sequence[Size] = ()
+    """The sizes that an encoder was made ready for; one without any takes every size."""
+
+    def choose(self, num_prompts: int, longest: int) -> Size | None:
+        """Give the smallest size that holds the prompts; None where they may not share one."""
+        is_within = (
+            num_prompts <= self.max_prompts and num_prompts * longest <= self.max_padded_tokens
+        )
+        if num_prompts > 1 and not is_within:
+            return None
+        if not self.ready:
+            return Size(num_prompts, longest)
+        holding = [size for size in self.ready if size.holds(num_prompts, longest)]
+        return min(holding, key=lambda size: size.num_padded_tokens, default=None)
+
+    def require(self, num_prompts: int, longest: int) -> Size:
+        """Give what `choose` gives.
+
+        Raises:
+            EncodingFailed: no size holds the prompts.
+        """
+        size = self.choose(num_prompts, longest)
+        if size is None:
+            raise EncodingFailed(f"no size of the bundle holds a prompt of {longest} tokens")
+        return size
+
+    def split(self, lengths: Sequence[int]) -> Iterator[SizedBatch]:
+        """Split prompts that are all at hand into micro-batches of similar length.
+
+        Raises:
+            EncodingFailed: no size holds the longest prompt.
+        """
+        for members in split_by_length(lengths, lambda *shape: self.choose(*shape) is not None):
+            yield SizedBatch(members, self.require(len(members), lengths[members[-1]]))
+
+
+def choose_limits(config: BatcherConfig, ready: Sequence[Size]) -> SizeLimits:
+    """Give the configured limits, and else what an encoder was made ready for."""
+    usual = SizeLimits()
+    if ready:
+        usual = SizeLimits(
+            max_prompts=max(size.num_prompts for size in ready),
+            max_padded_tokens=max(size.num_padded_tokens for size in ready),
+            ready=tuple(ready),
+        )
+    return SizeLimits(
+        max_prompts=config.max_batch_size or usual.max_prompts,
+        max_padded_tokens=config.max_batch_tokens or usual.max_padded_tokens,
+        ready=usual.ready,
+    )
+
+
+def sizes_within(largest: Sequence[Size]) -> list[Size]:
     """Give the sizes to make ready within the largest ones, the shorter and then smaller first.
 
     They are, for each largest one, its halves down to one prompt and three quarters of each, so
     that at least two thirds of the prompts of a size were asked for.
     """
-    sizes = set()
-    for bucket in buckets:
-        whole = bucket.max_batch_size
+    shapes = set()
+    for size in largest:
+        whole = size.num_prompts
         while whole > 0:
-            sizes |= {(bucket.max_tokens, whole), (bucket.max_tokens, whole * 3 // 4 or 1)}
+            shapes |= {(size.num_tokens, whole), (size.num_tokens, whole * 3 // 4 or 1)}
             whole //= 2
-    return [Bucket(max_batch_size, max_tokens) for max_tokens, max_batch_size in sorted(sizes)]
-
-
-SHORT_QUERY = Query(
-    prompt=Prompt(np.zeros(2, np.int32), np.array([1, USER_READOUT_SLOT], np.int32)),
-    k=1,
-    excluded_rows=np.empty(0, np.int32),
-    ignored=(),
-    num_used_interactions=1,
-    render_ms=0.0,
-)
-"""Warms a ranking up."""
-
-
-def fill(bucket: Bucket) -> list[Prompt]:
-    """Give as many and as long prompts as a bucket holds, to warm it up."""
-    slot_ids = np.zeros(bucket.max_tokens, np.int32)
-    slot_ids[0], slot_ids[-1] = 1, USER_READOUT_SLOT
-    return [Prompt(np.zeros_like(slot_ids), slot_ids)] * bucket.max_batch_size
-
-
-def _fit(bucket: Bucket, num_prompts: int) -> tuple[int, int]:
-    """Rank buckets: those that hold most of the prompts first, then the smaller ones."""
-    held = min(num_prompts, bucket.max_batch_size)
-    return -held, bucket.max_batch_size * bucket.max_tokens
+    return [Size(num_prompts, num_tokens) for num_tokens, num_prompts in sorted(shapes)]

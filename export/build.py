@@ -13,84 +13,70 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnxruntime
-import torch
 from numpy.typing import NDArray
 from rich.progress import Progress, TaskID
 from safetensors.numpy import save
 
-from engine.batching.micro_batch import Limits, split
 from engine.bundle.manifest import (
+    ENCODER_KINDS,
     MANIFEST_FILE,
     Backend,
-    Bucket,
     Manifest,
+    OnnxRuntimeCpu,
+    OnnxRuntimeCuda,
     ParityReport,
+    ParityRuntime,
     Plan,
     Precision,
+    TensorRT,
     describe_file,
     seal,
 )
 from engine.bundle.opened import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE
 from engine.config import EncoderConfig
-from engine.encoders.cpu import OnnxRuntimeEncoder
+from engine.encoders.cpu import CpuEncoder
 from engine.encoders.encoder import Encoder, Tower
 from engine.prompts.fragments import Fragments
-from engine.prompts.join import render
-from engine.request import Interaction, Prompt
-from engine.sizes import sizes_within
+from engine.prompts.join import join
+from engine.query import Prompt
+from engine.request import Interaction
+from engine.sizes import SizeLimits, sizes_within
 from engine.upkeep.check import PROBES_FILE, Probe
 from export import parity
+from export.calibration import Calibration
 from export.encoder_graph import EncoderGraph
 from export.errors import BuildError
-from export.fp8 import choose_targets, use_fp8
 from export.fragments import build_fragments
 from export.onnx_export import export_onnx
 from export.plan import (
-    PlanSettings,
+    PlanOptions,
     add_plan,
-    measure_buckets,
+    measure_sizes,
     require_longest_fits,
     require_plan_can_be_made,
 )
+from export.recipes import RECIPES, precisions_of
 from export.torch_encoder import TorchEncoder
 from llmsrec.catalogue import write_catalogue
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.encoding import encode_items, encode_users
 from llmsrec.files import replaced_whole
 from llmsrec.model import VECTOR_DIM
-from llmsrec.prompt import MAX_PROMPT_TOKENS
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 NUM_PROBES = 8
 NUM_CALIBRATION_PROMPTS = 32
-"""Of each tower; fp8 is calibrated on them, and compared on them among others."""
-DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32,
-    "int16": torch.float32,
-    "fp16": torch.float16,
-    "bf16": torch.bfloat16,
-    "fp8": torch.float16,
-}
-"""Of the traced LLM."""
+"""Prompts of each tower that a precision is calibrated on; they are among those compared."""
 _PACKAGES = ("torch", "transformers", "optimum-onnx", "onnx")
 
-
-PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
-    "onnxruntime": ("fp32", "int16"),
-    "onnxruntime-cuda": ("fp16", "bf16", "fp32"),
-    "tensorrt": ("fp16", "bf16", "fp8"),
-}
-"""What each backend runs; its default first."""
-
-
-DEFAULT_PLAN = PlanSettings()
+DEFAULT_PLAN = PlanOptions()
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuildOptions:
     backend: Backend = "onnxruntime"
     precision: Precision = "fp32"
-    plan: PlanSettings = DEFAULT_PLAN
+    plan: PlanOptions = DEFAULT_PLAN
 
 
 @dataclass(frozen=True)
@@ -104,7 +90,7 @@ class Compared:
     report: ParityReport
 
 
-def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progress) -> Manifest:
+def build(checkpoint: Checkpoint, output: Path, options: BuildOptions, bars: Progress) -> Manifest:
     """Build and check a bundle at `output`, replacing an older one there.
 
     Raises:
@@ -112,10 +98,10 @@ def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progre
             backend does not run the precision.
         PlanError: TensorRT is asked for and missing, refuses the graph, or a target has no fp8.
     """
-    if settings.precision not in PRECISIONS[settings.backend]:
+    able = precisions_of(options.backend)
+    if options.precision not in able:
         raise BuildError(
-            f"{settings.backend} takes --precision {' or '.join(PRECISIONS[settings.backend])},"
-            f" not {settings.precision}"
+            f"{options.backend} takes --precision {' or '.join(able)}, not {options.precision}"
         )
     if output.exists() and not (output / MANIFEST_FILE).is_file():
         raise BuildError(f"{output} exists and is no bundle; remove it or name another --output")
@@ -124,27 +110,28 @@ def build(checkpoint: Checkpoint, output: Path, settings: Settings, bars: Progre
             "the checkpoint holds no histories to compare the engine with PyTorch on; copy or"
             " import it again, with its histories"
         )
-    require_longest_fits(settings.plan)
-    if settings.backend == "tensorrt":
-        require_plan_can_be_made(settings.plan)
-    if settings.precision == "fp8":
-        settings = replace(settings, plan=choose_targets(settings.plan))
+    require_longest_fits(options.plan)
+    if options.backend == "tensorrt":
+        require_plan_can_be_made(options.plan)
+    if (choose_targets := RECIPES[options.precision].choose_targets) is not None:
+        options = replace(options, plan=choose_targets(options.plan))
     with replaced_whole(output) as aside:
         steps = bars.add_task("loading the LLM", total=6)
-        compared = _export(aside, checkpoint, settings.precision, bars, steps)
+        compared = _export(aside, checkpoint, options.precision, bars, steps)
         plan = None
-        if settings.backend == "tensorrt":
+        if options.backend == "tensorrt":
             bars.update(steps, description="compiling with TensorRT")
-            plan = add_plan(aside, output, settings.plan, compared.prompt_lengths, bars)
+            plan = add_plan(aside, output, options.plan, compared.prompt_lengths, bars)
         bars.update(steps, advance=1, description="writing the bundle")
         _write_items(aside, checkpoint, compared)
-        return _write_manifest(aside, checkpoint, settings, compared, plan)
+        return _write_manifest(aside, checkpoint, options, compared, plan)
 
 
 def _export(
     folder: Path, checkpoint: Checkpoint, precision: Precision, bars: Progress, steps: TaskID
 ) -> Compared:
     """Write graph, weights and tokenizer, and require parity; the model is let go of after it."""
+    recipe = RECIPES[precision]
     model, tokenizer = checkpoint.load_model()
     (folder / TOKENIZER_FILE).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
     bars.update(steps, advance=1, description="tokenising titles")
@@ -155,21 +142,22 @@ def _export(
     expected_users = encode_users(model, writer, checkpoint.histories, bars)
     expected_items = encode_items(model, writer, len(checkpoint.catalogue), bars)
     bars.update(steps, advance=1, description="exporting to ONNX")
-    graph = EncoderGraph(model, DTYPES[precision])
-    export_onnx(graph, folder, precision)
-    user_prompts = [render(fragments, rows, times)[0] for rows, times in checkpoint.histories]
+    graph = EncoderGraph(model, recipe.dtype)
+    export_onnx(graph, folder)
+    user_prompts = [join(fragments, rows, times)[0] for rows, times in checkpoint.histories]
     item_prompts = [Prompt(*writer.item(row)) for row in range(len(checkpoint.catalogue))]
-    if precision == "fp8":
-        bars.update(steps, description="calibrating fp8")
+    if recipe.rewrite is not None:
+        bars.update(steps, description="rewriting the graph")
         towers = (user_prompts, item_prompts)
         seen = [prompt for prompts in towers for prompt in prompts[:NUM_CALIBRATION_PROMPTS]]
-        use_fp8(folder, seen, checkpoint.item_table.numpy())
+        recipe.rewrite(folder, Calibration(seen, checkpoint.item_table.numpy()))
     bars.update(steps, advance=1, description="encoding with the engine")
-    with closing(_make_encoder(folder, graph, checkpoint.item_table.numpy())) as encoder:
+    runtime, item_table = recipe.parity_runtime, checkpoint.item_table.numpy()
+    with closing(_make_encoder(folder, graph, runtime, item_table)) as encoder:
         users = _encode_all(encoder, user_prompts, "user_vector", bars)
         items = _encode_all(encoder, item_prompts, "item_vector", bars)
-    report = parity.compare(users, items, expected_users, expected_items)
-    parity.require(report, precision)
+    report = parity.compare(users, items, expected_users, expected_items, runtime)
+    parity.require(report, recipe.bars, precision)
     bars.advance(steps)
     lengths = [len(prompt) for prompt in user_prompts]
     return Compared(fragments, lengths, users, expected_items, report)
@@ -185,11 +173,12 @@ def _write_items(folder: Path, checkpoint: Checkpoint, compared: Compared) -> No
     write_catalogue(folder / CATALOGUE_FILE, checkpoint.catalogue)
 
 
-def _make_encoder(folder: Path, graph: EncoderGraph, item_table: NDArray[np.float32]) -> Encoder:
-    """Give what can run the graph on any machine: ONNX Runtime's CPU has no bf16."""
-    if graph.dtype == torch.bfloat16:
+def _make_encoder(
+    folder: Path, graph: EncoderGraph, runtime: ParityRuntime, item_table: NDArray[np.float32]
+) -> Encoder:
+    if runtime == "pytorch":
         return TorchEncoder(graph)
-    return OnnxRuntimeEncoder(folder, item_table, EncoderConfig())
+    return CpuEncoder(folder, item_table, EncoderConfig())
 
 
 def _encode_all(
@@ -197,9 +186,10 @@ def _encode_all(
 ) -> NDArray[np.float32]:
     vectors = np.empty((len(prompts), VECTOR_DIM), np.float32)
     task = bars.add_task(f"{tower.replace('_', ' ')}s (engine)", total=len(prompts))
-    for batch in split([len(prompt) for prompt in prompts], Limits()):
-        vectors[batch] = encoder.encode([prompts[index] for index in batch], tower)
-        bars.advance(task, len(batch))
+    for members, size in SizeLimits().split([len(prompt) for prompt in prompts]):
+        batch = [prompts[index] for index in members]
+        vectors[members] = encoder.encode(batch, size, tower)
+        bars.advance(task, len(members))
     bars.remove_task(task)
     return vectors
 
@@ -219,29 +209,22 @@ def _probes(checkpoint: Checkpoint, user_vectors: NDArray[np.float32]) -> list[P
 def _write_manifest(
     folder: Path,
     checkpoint: Checkpoint,
-    settings: Settings,
+    options: BuildOptions,
     compared: Compared,
     plan: Plan | None,
 ) -> Manifest:
-    buckets: list[Bucket] | msgspec.UnsetType = msgspec.UNSET
-    if settings.backend == "onnxruntime-cuda":
-        largest = settings.plan.buckets or measure_buckets(compared.prompt_lengths)
-        buckets = sizes_within(largest)
     catalogue_files = (folder / CATALOGUE_FILE, folder / ITEMS_FILE)
     unsealed = Manifest(
-        model_version=f"{checkpoint.config.model_version}-{checkpoint.digest()[:8]}",
-        catalogue_version="-".join(describe_file(file).sha256[:6] for file in catalogue_files),
-        backend=settings.backend,
-        precision=settings.precision,
-        num_items=len(checkpoint.catalogue),
-        vector_dim=VECTOR_DIM,
-        max_prompt_tokens=MAX_PROMPT_TOKENS,
+        release=version("llmsrec-engine"),
         built_with={name: version(name) for name in _PACKAGES}
         | {"onnxruntime": onnxruntime.__version__},
+        model_version=f"{checkpoint.config.model_version}-{checkpoint.digest()[:8]}",
+        catalogue_version="-".join(describe_file(file).sha256[:6] for file in catalogue_files),
+        encoder=_describe_encoder(options, compared, plan),
+        num_items=len(checkpoint.catalogue),
+        vector_dim=VECTOR_DIM,
         parity=compared.report,
-        parity_runtime="pytorch" if settings.precision == "bf16" else "onnxruntime",
-        plan=plan,
-        buckets=buckets,
+        min_probe_cosine=RECIPES[options.precision].min_probe_cosine,
         files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
     )
     manifest = seal(unsealed)
@@ -250,3 +233,15 @@ def _write_manifest(
     for file in folder.iterdir():
         file.chmod(0o644)
     return manifest
+
+
+def _describe_encoder(
+    options: BuildOptions, compared: Compared, plan: Plan | None
+) -> OnnxRuntimeCpu | OnnxRuntimeCuda | TensorRT:
+    fields: dict[str, object] = {"backend": options.backend, "precision": options.precision}
+    if options.backend == "onnxruntime-cuda":
+        largest = options.plan.sizes or measure_sizes(compared.prompt_lengths)
+        fields["sizes"] = sizes_within(largest)
+    if plan is not None:
+        fields["plan"] = plan
+    return msgspec.convert(fields, ENCODER_KINDS[options.backend])

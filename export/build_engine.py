@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from engine.bundle.manifest import Backend, Bucket, LibraryName, Manifest, Precision
+from engine.bundle.manifest import Backend, LibraryName, Manifest, Precision
 from engine.errors import EngineError
-from export.build import PRECISIONS, Settings, build
+from engine.sizes import Size
+from export.build import BuildOptions, build
 from export.errors import BuildError
-from export.plan import PlanSettings
+from export.plan import PlanOptions
+from export.recipes import precisions_of
 from llmsrec import checkpoint
 from llmsrec.errors import LLMSRecError
 from llmsrec.progress import progress_bars
@@ -24,12 +26,12 @@ from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 
 def main() -> int:
-    arguments = _make_parser().parse_args()
+    arguments = make_parser().parse_args()
     started = time.monotonic()
     try:
         loaded = checkpoint.load(arguments.checkpoint)
         with progress_bars() as bars:
-            manifest = build(loaded, arguments.output, _make_settings(arguments), bars)
+            manifest = build(loaded, arguments.output, choose_options(arguments), bars)
     except (BuildError, EngineError, LLMSRecError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -41,7 +43,7 @@ def main() -> int:
     return 0
 
 
-def _make_parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python export/build_engine.py",
         description="Export a checkpoint, compare it with PyTorch, and write a bundle to serve.",
@@ -75,11 +77,11 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     sizes = parser.add_argument_group("of the backends for a GPU, which make sizes ready")
     sizes.add_argument(
-        "--profile",
-        dest="buckets",
+        "--size",
+        dest="sizes",
         action="append",
         default=[],
-        type=parse_bucket,
+        type=parse_size,
         metavar="USERSxTOKENS",
         help="largest micro-batch to be fast at, such as 32x384; repeatable; default: measured"
         " on the checkpoint's histories",
@@ -87,7 +89,7 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse_bucket(text: str) -> Bucket:
+def parse_size(text: str) -> Size:
     """Read `USERSxTOKENS`."""
     match = re.fullmatch(r"(\d+)x(\d+)", text, re.ASCII)
     sizes = [int(size) for size in match.groups()] if match else [0, 0]
@@ -95,24 +97,24 @@ def parse_bucket(text: str) -> Bucket:
         raise argparse.ArgumentTypeError(
             f"{text!r} is not USERSxTOKENS with 1 to {MAX_PROMPT_TOKENS} tokens, such as 32x384"
         )
-    return Bucket(*sizes)
+    return Size(*sizes)
 
 
-def _make_settings(arguments: argparse.Namespace) -> Settings:
-    plan = PlanSettings(arguments.library, arguments.targets, arguments.buckets)
-    precision = arguments.precision or PRECISIONS[arguments.backend][0]
+def choose_options(arguments: argparse.Namespace) -> BuildOptions:
+    plan = PlanOptions(arguments.library, arguments.targets, arguments.sizes)
+    precision = arguments.precision or precisions_of(arguments.backend)[0]
     if arguments.backend != "tensorrt" and (plan.library or plan.targets):
         raise BuildError("--library and --target need --backend tensorrt")
-    if arguments.backend == "onnxruntime" and plan.buckets:
-        raise BuildError("--profile needs --backend tensorrt or onnxruntime-cuda")
-    return Settings(arguments.backend, precision, plan)
+    if arguments.backend == "onnxruntime" and plan.sizes:
+        raise BuildError("--size needs --backend tensorrt or onnxruntime-cuda")
+    return BuildOptions(arguments.backend, precision, plan)
 
 
 def _describe(output: Path, manifest: Manifest, seconds: float) -> str:
     parity = manifest.parity
     return (
         f"{output}: {manifest.num_items} items, built in {seconds:.0f} s\n"
-        f"parity of the graph on {manifest.parity_runtime} with PyTorch fp32,"
+        f"parity of the graph on {parity.runtime} with PyTorch fp32,"
         f" on {parity.num_histories} histories:"
         f" cosine min {parity.cosine_min:.7f}, p1 {parity.cosine_p1:.7f},"
         f" mean {parity.cosine_mean:.7f};"

@@ -6,7 +6,7 @@ product is taken: TensorRT then multiplies the fp8 values themselves and scales 
 With scales in fp16 that sum would be in fp16 too, which it overflows.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,9 +23,10 @@ from engine.encoders.graph_inputs import pack
 from engine.encoders.tensorrt.compiler import find_targets
 from engine.encoders.tensorrt.library import load_library
 from engine.errors import PlanError
-from engine.request import Prompt
+from engine.sizes import Size
+from export.calibration import Calibration
 from export.onnx_export import save_graph
-from export.plan import PlanSettings
+from export.plan import PlanOptions
 
 MAX_FP8 = 448
 """The largest value of e4m3, which stands for all that are larger."""
@@ -35,16 +36,16 @@ DEFAULT_TARGETS = ("8.9", "12.0")
 _CALIBRATED_FILE = "calibrated.onnx"
 
 
-def choose_targets(settings: PlanSettings) -> PlanSettings:
-    """Give `settings` for GPUs that multiply fp8 only.
+def choose_targets(options: PlanOptions) -> PlanOptions:
+    """Give `options` for GPUs that multiply fp8 only.
 
     Raises:
         PlanError: the library is missing, or a target has no fp8.
     """
-    library = load_library(settings.library)
-    if library.targets and not settings.targets:
-        return replace(settings, targets=DEFAULT_TARGETS)
-    targets = find_targets(library, settings.targets)
+    library = load_library(options.library)
+    if library.targets and not options.targets:
+        return replace(options, targets=DEFAULT_TARGETS)
+    targets = find_targets(library, options.targets)
     lacking = [target for target in targets if float(target) < FIRST_CAPABILITY]
     if lacking:
         able = [target for target in library.targets if float(target) >= FIRST_CAPABILITY]
@@ -53,20 +54,18 @@ def choose_targets(settings: PlanSettings) -> PlanSettings:
             f"compute capability {', '.join(lacking)} has no fp8, which came with"
             f" {FIRST_CAPABILITY}; {remedy}, or take --precision fp16"
         )
-    return settings
+    return options
 
 
-def use_fp8(folder: Path, prompts: Sequence[Prompt], item_table: NDArray[np.float32]) -> None:
-    """Rewrite the fp16 graph in `folder`, calibrated on `prompts`."""
-    largest = calibrate(folder, prompts, item_table)
+def use_fp8(folder: Path, calibration: Calibration) -> None:
+    """Rewrite the calibrated fp16 graph in `folder`."""
+    largest = calibrate(folder, calibration)
     model = onnx.load(folder / GRAPH_FILE)
     use_fp8_products(model, largest)
     save_graph(model, folder)
 
 
-def calibrate(
-    folder: Path, prompts: Sequence[Prompt], item_table: NDArray[np.float32]
-) -> dict[str, float]:
+def calibrate(folder: Path, calibration: Calibration) -> dict[str, float]:
     """Give the largest magnitude of each value that a projection reads, by its name."""
     model = onnx.load(folder / GRAPH_FILE, load_external_data=False)
     halves = _find_halves(model.graph)
@@ -86,7 +85,10 @@ def calibrate(
     )
     (folder / _CALIBRATED_FILE).unlink()
     # One at a time: what stands in padding is read by nothing and must not widen a scale.
-    feeds = [{**pack([prompt])._asdict(), "item_table": item_table} for prompt in prompts]
+    feeds = [
+        {**pack([prompt], Size(1, len(prompt)))._asdict(), "item_table": calibration.item_table}
+        for prompt in calibration.prompts
+    ]
     found = [session.run(outputs, feed) for feed in feeds]
     return dict(zip(sources, np.max(found, axis=0).tolist(), strict=True))
 

@@ -7,11 +7,16 @@ goes into the same operator, and causal attention becomes the engine's own.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
+
+from engine.bundle.manifest import GRAPH_FILE
+from export.calibration import Calibration
+from export.onnx_export import save_graph
 
 DOMAIN = "llmsrec"
 BLOCK = 64
@@ -19,6 +24,13 @@ BLOCK = 64
 PANEL = 32
 """Columns of a weight that are stored together."""
 MAX_WEIGHT = 4095
+
+
+def use_int16(folder: Path, _: Calibration) -> None:
+    """Rewrite the fp32 graph in `folder`; its scales are those of its weights."""
+    model = onnx.load(folder / GRAPH_FILE)
+    use_int16_operators(model)
+    save_graph(model, folder)
 
 
 def use_int16_operators(model: onnx.ModelProto) -> None:

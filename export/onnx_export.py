@@ -10,10 +10,9 @@ from optimum.exporters.onnx import OnnxConfig
 from optimum.exporters.onnx.convert import export_pytorch
 from optimum.utils import DummyInputGenerator, NormalizedConfig
 
-from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, Precision
+from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE
 from export.encoder_graph import INPUTS, OUTPUTS, EncoderGraph
 from export.fused_ops import TRACED_OPSET, promote
-from export.int16 import use_int16_operators
 from llmsrec.model import COLLABORATIVE_DIM
 from llmsrec.prompt import USER_READOUT_SLOT
 
@@ -44,12 +43,8 @@ class EncoderOnnxConfig(OnnxConfig):  # type: ignore[misc]
     outputs: ClassVar[dict[str, dict[int, str]]] = OUTPUTS
 
 
-def export_onnx(graph: EncoderGraph, folder: Path, precision: Precision) -> None:
-    """Trace `graph` into `folder` as an opset-23 model with its weights in one file beside it.
-
-    The graph has its precision already, but for int16, which takes one in fp32, and for fp8, which
-    `export.fp8` makes of one in fp16.
-    """
+def export_onnx(graph: EncoderGraph, folder: Path) -> None:
+    """Trace `graph` into `folder` as an opset-23 model with its weights in one file beside it."""
     traced = folder / "traced"
     traced.mkdir()
     with warnings.catch_warnings():
@@ -60,8 +55,6 @@ def export_onnx(graph: EncoderGraph, folder: Path, precision: Precision) -> None
         export_pytorch(graph, EncoderOnnxConfig(graph.config), TRACED_OPSET, traced / GRAPH_FILE)
     model = onnx.load(traced / GRAPH_FILE)
     promote(model)
-    if precision == "int16":
-        use_int16_operators(model)
     save_graph(model, folder)
     for file in traced.iterdir():
         file.unlink()

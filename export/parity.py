@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.bundle.manifest import ParityReport, Precision
+from engine.bundle.manifest import ParityReport, ParityRuntime, Precision
 from export.errors import BuildError
 
 K = 10
@@ -21,20 +21,15 @@ class Bars:
     min_overlap: float
 
 
-BARS: dict[Precision, Bars] = {
-    "fp32": Bars(min_cosine=0.99999, min_overlap=1.0),
-    "int16": Bars(min_cosine=0.999, min_overlap=0.98),
-    "fp16": Bars(min_cosine=0.999, min_overlap=0.98),
-    "bf16": Bars(min_cosine=0.999, min_overlap=0.98),
-    "fp8": Bars(min_cosine=0.999, min_overlap=0.98),
-}
-
-
 @np.errstate(divide="ignore", invalid="ignore")
 def compare(
-    users: Vectors, items: Vectors, expected_users: Vectors, expected_items: Vectors
+    users: Vectors,
+    items: Vectors,
+    expected_users: Vectors,
+    expected_items: Vectors,
+    runtime: ParityRuntime = "onnxruntime",
 ) -> ParityReport:
-    """Compare `users [U, D]` and `items [N, D]` with PyTorch's.
+    """Compare `users [U, D]` and `items [N, D]`, which `runtime` gave, with PyTorch's.
 
     Rankings are those of `users` over PyTorch's item vectors, which are what a bundle holds. A
     vector that is not finite or has no length gives NaN, which no bar lets pass.
@@ -44,6 +39,7 @@ def compare(
     scores, expected_scores = users @ expected_items.T, expected_users @ expected_items.T  # [U, N]
     overlaps, top_1 = _overlaps(scores, expected_scores, K), _overlaps(scores, expected_scores, 1)
     return ParityReport(
+        runtime=runtime,
         num_histories=len(users),
         cosine_min=float(cosines.min()),
         cosine_p1=float(np.percentile(cosines, 1)),
@@ -56,13 +52,12 @@ def compare(
     )
 
 
-def require(report: ParityReport, precision: Precision) -> None:
+def require(report: ParityReport, bars: Bars, precision: Precision) -> None:
     """Refuse a bundle below the bars of its precision.
 
     Raises:
         BuildError: naming each figure that fell short.
     """
-    bars = BARS[precision]
     checks = (
         ("cosine of user vectors", report.cosine_min, bars.min_cosine),
         ("cosine of item vectors", report.item_cosine_min, bars.min_cosine),

@@ -12,7 +12,6 @@ from rich.progress import Progress, TaskID
 
 from engine.bundle.manifest import (
     GRAPH_FILE,
-    Bucket,
     FileEntry,
     LibraryName,
     Plan,
@@ -23,53 +22,54 @@ from engine.bundle.manifest import (
 from engine.encoders.tensorrt.compiler import compile_plan, find_targets
 from engine.encoders.tensorrt.library import load_library
 from engine.errors import BundleError
+from engine.sizes import Size
 from export.errors import BuildError
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 LENGTH_STEP = 64
-"""Tokens to which a bucket's length is rounded up."""
-BUCKET_TOKENS = 16_384
-"""Of the largest micro-batch: what fills a data-centre GPU, at activations of a few 100 MB."""
+"""Tokens to which a size's length is rounded up."""
+SIZE_TOKENS = 16_384
+"""Padded tokens of the largest micro-batch: they fill a data-centre GPU, with a few 100 MB."""
 
 
 @dataclass(frozen=True)
-class PlanSettings:
+class PlanOptions:
     library: LibraryName | None = None
     """None takes the one that is installed."""
     targets: Sequence[str] = ()
     """Compute capabilities, such as 8.9; none leaves it to the library."""
-    buckets: Sequence[Bucket] = ()
-    """None measures them on the checkpoint's histories."""
+    sizes: Sequence[Size] = ()
+    """The largest micro-batches; none measures them on the checkpoint's histories."""
 
 
-def measure_buckets(lengths: Sequence[int]) -> list[Bucket]:
+def measure_sizes(lengths: Sequence[int]) -> list[Size]:
     """Give one user's size, the usual micro-batch's and the longest prompts', in this order."""
     usual = int(np.ceil(np.percentile(lengths, 99) / LENGTH_STEP)) * LENGTH_STEP
     usual = min(usual, MAX_PROMPT_TOKENS)
-    buckets = [
-        Bucket(1, usual),
-        Bucket(BUCKET_TOKENS // usual, usual),
-        Bucket(BUCKET_TOKENS // MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS),
+    sizes = [
+        Size(1, usual),
+        Size(SIZE_TOKENS // usual, usual),
+        Size(SIZE_TOKENS // MAX_PROMPT_TOKENS, MAX_PROMPT_TOKENS),
     ]
-    return buckets if usual < MAX_PROMPT_TOKENS else buckets[:2]
+    return sizes if usual < MAX_PROMPT_TOKENS else sizes[:2]
 
 
 def add_plan(
-    folder: Path, output: Path, settings: PlanSettings, lengths: Sequence[int], bars: Progress
+    folder: Path, output: Path, options: PlanOptions, lengths: Sequence[int], bars: Progress
 ) -> Plan:
     """Compile the graph in `folder`, or copy the plan of the bundle at `output` where it fits.
 
     Raises:
         PlanError: the library is missing, or refuses the graph or a target.
     """
-    library = load_library(settings.library)
+    library = load_library(options.library)
     files = {file.name: describe_file(file) for file in folder.glob(f"{GRAPH_FILE}*")}
     plan = Plan(
         graph_sha256=graph_digest(files),
         library=library.name,
         library_version=library.version,
-        compute_capabilities=find_targets(library, settings.targets),
-        buckets=list(settings.buckets) or measure_buckets(lengths),
+        compute_capabilities=find_targets(library, options.targets),
+        sizes=list(options.sizes) or measure_sizes(lengths),
     )
     if _is_held(output, plan):
         shutil.copyfile(output / plan.file, folder / plan.file)
@@ -88,26 +88,26 @@ def add_plan(
     return plan
 
 
-def require_plan_can_be_made(settings: PlanSettings) -> None:
+def require_plan_can_be_made(options: PlanOptions) -> None:
     """Refuse what cannot be compiled, before any long work.
 
     Raises:
         PlanError: the library is missing, or does not know a target.
     """
-    find_targets(load_library(settings.library), settings.targets)
+    find_targets(load_library(options.library), options.targets)
 
 
-def require_longest_fits(settings: PlanSettings) -> None:
+def require_longest_fits(options: PlanOptions) -> None:
     """Refuse sizes of which none holds the longest prompt.
 
     Raises:
         BuildError: with the size to add.
     """
-    longest = max((bucket.max_tokens for bucket in settings.buckets), default=MAX_PROMPT_TOKENS)
+    longest = max((size.num_tokens for size in options.sizes), default=MAX_PROMPT_TOKENS)
     if longest < MAX_PROMPT_TOKENS:
         raise BuildError(
-            f"a prompt may have {MAX_PROMPT_TOKENS} tokens, and no --profile holds as many; add"
-            f" --profile 1x{MAX_PROMPT_TOKENS}"
+            f"a prompt may have {MAX_PROMPT_TOKENS} tokens, and no --size holds as many; add"
+            f" --size 1x{MAX_PROMPT_TOKENS}"
         )
 
 

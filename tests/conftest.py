@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 
 from engine import Interaction, Recommender
-from export.build import Settings, build
+from engine.bundle.opened import Bundle, open_bundle
+from engine.config import Config
+from engine.live import Generation, open_generation
+from export.build import BuildOptions, build
 from llmsrec import checkpoint, llm
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.import_reference import to_checkpoint
@@ -64,15 +67,26 @@ def reference_bundle(
 ) -> Path:
     """A real bundle over 400 items; tests that change it copy it first."""
     bundle = tmp_path_factory.mktemp("built") / "bundle"
-    build(reference_checkpoint, bundle, Settings(), Progress(disable=True))
+    build(reference_checkpoint, bundle, BuildOptions(), Progress(disable=True))
     return bundle
 
 
 @pytest.fixture(scope="session")
-def recommender(reference_bundle: Path) -> Iterator[Recommender]:
-    opened = Recommender.open(reference_bundle)
+def opened_bundle(reference_bundle: Path) -> Bundle:
+    return open_bundle(reference_bundle)
+
+
+@pytest.fixture(scope="session")
+def generation(reference_bundle: Path) -> Iterator[Generation]:
+    """The reference bundle, ready to answer on the CPU."""
+    opened = open_generation(reference_bundle, Config())
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def recommender(generation: Generation) -> Recommender:
+    return Recommender(generation)
 
 
 @pytest.fixture

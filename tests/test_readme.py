@@ -11,8 +11,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.batching.micro_batch import Limits
 from engine.config import Config
+from engine.sizes import SizeLimits
 from perf.server_process import serving
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,11 @@ def test_settings_are_all_there_with_their_defaults() -> None:
         stage: set(keys) for stage, keys in defaults.items()
     }
     # On a CPU the batcher's are these.
-    usual = {"max_batch_tokens": Limits().max_tokens, "max_batch_size": Limits().max_prompts}
+    limits = SizeLimits()
+    usual = {
+        "max_batch_tokens": limits.max_padded_tokens,
+        "max_batch_size": limits.max_prompts,
+    }
     assert written == {**defaults, "batcher": usual}
     assert msgspec.toml.decode(text, type=Config)
 

@@ -9,15 +9,17 @@ from typing import Annotated, Literal
 import msgspec
 
 from engine.errors import BundleError
+from engine.sizes import Size
 from llmsrec.prompt import TEMPLATE_VERSION
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "encoder.onnx"
 WEIGHTS_FILE = "encoder.onnx.data"
 
 Backend = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt"]
 Precision = Literal["fp32", "int16", "fp16", "bf16", "fp8"]
+ParityRuntime = Literal["onnxruntime", "pytorch"]
 LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 """A file beside the manifest, never one elsewhere."""
@@ -30,14 +32,6 @@ class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     num_bytes: int
 
 
-class Bucket(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A largest micro-batch: an optimization profile of a plan, or the size of a CUDA graph."""
-
-    max_batch_size: Annotated[int, msgspec.Meta(ge=1)]
-    max_tokens: Annotated[int, msgspec.Meta(ge=1)]
-    """Of the longest prompt."""
-
-
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A compiled encoder: from which graph, by what, for which GPUs and sizes."""
 
@@ -46,7 +40,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     library_version: str
     compute_capabilities: list[str]
     """Such as 8.9; without one, the GPUs that the library compiles for of itself."""
-    buckets: list[Bucket]
+    sizes: list[Size]
+    """The largest sizes, an optimization profile each."""
 
     @property
     def file(self) -> str:
@@ -54,9 +49,43 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         return f"encoder-{key[:12]}.plan"
 
 
+class EncoderKind(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="backend"
+):
+    """What runs a bundle's encoder; each kind lists its precisions, the default first."""
+
+    @property
+    def backend(self) -> str:
+        return str(self.__struct_config__.tag)
+
+
+class OnnxRuntimeCpu(EncoderKind, frozen=True, tag="onnxruntime"):
+    precision: Literal["fp32", "int16"]
+
+
+class OnnxRuntimeCuda(EncoderKind, frozen=True, tag="onnxruntime-cuda"):
+    precision: Literal["fp16", "bf16", "fp32"]
+    sizes: list[Size]
+    """Every size that is captured as a CUDA graph."""
+
+
+class TensorRT(EncoderKind, frozen=True, tag="tensorrt"):
+    precision: Literal["fp16", "bf16", "fp8"]
+    plan: Plan
+
+
+ENCODER_KINDS: dict[Backend, type[OnnxRuntimeCpu | OnnxRuntimeCuda | TensorRT]] = {
+    "onnxruntime": OnnxRuntimeCpu,
+    "onnxruntime-cuda": OnnxRuntimeCuda,
+    "tensorrt": TensorRT,
+}
+
+
 class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The engine's vectors and rankings against PyTorch fp32 on real histories."""
 
+    runtime: ParityRuntime
+    """What ran the encoder graph when it was compared."""
     num_histories: int
     cosine_min: float
     cosine_p1: float
@@ -71,22 +100,19 @@ class ParityReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
+    release: str
+    """Version of llmsrec-engine that built the bundle."""
+    built_with: dict[str, str]
+    """Versions of the packages that took part, by name."""
     model_version: str
     catalogue_version: str
     template_version: int = TEMPLATE_VERSION
-    backend: Backend
-    precision: Precision
+    encoder: OnnxRuntimeCpu | OnnxRuntimeCuda | TensorRT
     num_items: int
     vector_dim: int
-    max_prompt_tokens: int
-    built_with: dict[str, str]
     parity: ParityReport
-    parity_runtime: Literal["onnxruntime", "pytorch"]
-    """What ran the encoder graph when it was compared."""
-    plan: Plan | None = None
-    """Only of the backend tensorrt."""
-    buckets: list[Bucket] | msgspec.UnsetType = msgspec.UNSET
-    """Only of the backend onnxruntime-cuda, whose CUDA graphs have these sizes."""
+    min_probe_cosine: float
+    """The least cosine between the probes' vectors and those of another machine."""
     files: dict[FileName, FileEntry]
     digest: str = ""
     """SHA-256 of the manifest without its digest, see `seal`."""
@@ -115,7 +141,7 @@ def read_manifest(bundle: Path) -> Manifest:
         if version != SCHEMA_VERSION:
             raise BundleError(
                 f"{path}: schema version {version}, this release serves {SCHEMA_VERSION};"
-                " build the bundle with this release, or serve it with the one that built it"
+                " build the bundle again with this release, or serve it with the one that built it"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
     except _DAMAGED as error:

@@ -9,7 +9,6 @@ probes.json            histories and the vectors that this bundle gave when it w
 tokenizer.json         the tokenizer that made the fragments
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine.bundle.manifest import Manifest, read_manifest, verify_files
+from engine.catalogue.snapshot import Catalogue
 from engine.errors import BundleError
 from engine.prompts.fragments import Fragments
 
@@ -38,11 +38,8 @@ class _Item(msgspec.Struct, frozen=True):
 class Bundle:
     path: Path
     manifest: Manifest
-    item_ids: Sequence[str]
-    titles: Sequence[str]
-    row_of_id: Mapping[str, int]
+    catalogue: Catalogue
     item_table: NDArray[np.float32]  # [N, 64]
-    item_vectors: NDArray[np.float32]  # [N, D]
     fragments: Fragments
 
 
@@ -56,7 +53,7 @@ def open_bundle(path: Path) -> Bundle:
     verify_files(path, manifest)
     try:
         lines = (path / CATALOGUE_FILE).read_bytes().splitlines()
-        catalogue = [msgspec.json.decode(line, type=_Item) for line in lines]
+        listed = [msgspec.json.decode(line, type=_Item) for line in lines]
         items = load_file(path / ITEMS_FILE)
         fragments = Fragments.from_arrays(load_file(path / FRAGMENTS_FILE))
         table, vectors = items["item_table"], items["item_vectors"]
@@ -64,18 +61,21 @@ def open_bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path} does not hold what its manifest promises ({error!r}); build it again"
         ) from error
-    if not len(catalogue) == len(table) == len(vectors) == manifest.num_items:
+    if not len(listed) == len(table) == len(vectors) == manifest.num_items:
         raise BundleError(
-            f"{path}: {len(catalogue)} catalogue items, {len(table)} table rows and {len(vectors)}"
+            f"{path}: {len(listed)} catalogue items, {len(table)} table rows and {len(vectors)}"
             f" vectors for {manifest.num_items} items; build the bundle again"
         )
     return Bundle(
         path=path,
         manifest=manifest,
-        item_ids=[item.id for item in catalogue],
-        titles=[item.title for item in catalogue],
-        row_of_id={item.id: row for row, item in enumerate(catalogue)},
+        catalogue=Catalogue(
+            version=manifest.catalogue_version,
+            item_ids=[item.id for item in listed],
+            titles=[item.title for item in listed],
+            row_of_id={item.id: row for row, item in enumerate(listed)},
+            item_vectors=vectors,
+        ),
         item_table=table,
-        item_vectors=vectors,
         fragments=fragments,
     )

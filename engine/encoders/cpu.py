@@ -1,6 +1,7 @@
 """Runs the encoder graph with ONNX Runtime on the CPU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +9,22 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from engine import native
-from engine.bundle.manifest import GRAPH_FILE, Bucket
+from engine.bundle.manifest import GRAPH_FILE
 from engine.config import EncoderConfig
 from engine.encoders.encoder import Tower
 from engine.encoders.graph_inputs import pack
-from engine.errors import BundleError
-from engine.request import Prompt
-from engine.sizes import fill
+from engine.encoders.timing import milliseconds
+from engine.errors import BackendUnavailable, BundleError
+from engine.query import Prompt, fill
+from engine.sizes import Size
 
-_WARM_UP = Bucket(max_batch_size=1, max_tokens=64)
+_WARM_UP = Size(num_prompts=1, num_tokens=64)
 
 
-class OnnxRuntimeEncoder:
+class CpuEncoder:
     """Holds one session and the collaborative item table `[N, 64]` float32."""
+
+    sizes: Sequence[Size] = ()
 
     def __init__(
         self, bundle: Path, item_table: NDArray[np.float32], config: EncoderConfig
@@ -38,13 +42,15 @@ class OnnxRuntimeEncoder:
             raise BundleError(f"ONNX Runtime cannot load {bundle / GRAPH_FILE}: {error}") from error
         self._item_table = item_table
 
-    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        feed = {**pack(prompts)._asdict(), "item_table": self._item_table}
+    def encode(self, prompts: Sequence[Prompt], size: Size, tower: Tower) -> NDArray[np.float32]:
+        feed = {**pack(prompts, size)._asdict(), "item_table": self._item_table}
         vectors: NDArray[np.float32] = self._session.run([tower], feed)[0]
-        return vectors
+        return vectors[: len(prompts)]
 
-    def warm_up(self) -> None:
-        self.encode(fill(_WARM_UP), "user_vector")
+    def warm_up(self) -> Mapping[Size, float]:
+        run = partial(self.encode, fill(_WARM_UP), _WARM_UP, "user_vector")
+        run()
+        return {_WARM_UP: milliseconds(run)}
 
     def close(self) -> None:
         del self._session
@@ -54,13 +60,13 @@ def find_operators() -> Path:
     """Find the library of the operators of the domain `llmsrec`, of which int16 graphs are made.
 
     Raises:
-        BundleError: it is not built.
+        BackendUnavailable: it is not built.
     """
     for folder in native.__path__:
         library = Path(folder) / "_operators.so"
         if library.is_file():
             return library
-    raise BundleError(
+    raise BackendUnavailable(
         "the engine's operators (_operators.so) are not built; install the package again:"
         " pip install ."
     )

@@ -1,23 +1,29 @@
 """What runs the encoder graph: the one interface of all encoders."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.request import Prompt
+from engine.query import Prompt
+from engine.sizes import Size
 
 Tower = Literal["user_vector", "item_vector"]
-Untyped = Any
-"""An object of a library that has no types."""
 
 
 class Encoder(Protocol):
-    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        """Encode one micro-batch into `[B, D]` float32; blocks."""
+    sizes: Sequence[Size]
+    """The sizes that it is made ready for; one without any takes every size."""
 
-    def warm_up(self) -> None:
-        """Run once at every size that is to be fast from the first request on."""
+    def encode(self, prompts: Sequence[Prompt], size: Size, tower: Tower) -> NDArray[np.float32]:
+        """Encode one micro-batch as a whole, padded to its size, into `[B, D]` float32; blocks.
+
+        Raises:
+            EncodingFailed: the graph could not be run.
+        """
+
+    def warm_up(self) -> Mapping[Size, float]:
+        """Run what is to be fast from the first request on, and give the milliseconds of each."""
 
     def close(self) -> None: ...

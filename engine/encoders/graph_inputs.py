@@ -6,26 +6,32 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.request import Prompt
+from engine.query import Prompt
+from engine.sizes import Size
 
 
-class PackedPrompts(NamedTuple):
+class GraphInputs(NamedTuple):
     """The graph's inputs, by their names; padding is on the right, after the readout."""
 
     input_ids: NDArray[np.int64]  # [B, T]
     slot_ids: NDArray[np.int64]  # [B, T]
     readout_position: NDArray[np.int64]  # [B]
 
+    @classmethod
+    def of_size(cls, size: Size) -> "GraphInputs":
+        shape = size.num_prompts, size.num_tokens
+        return cls(
+            np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape[0], np.int64)
+        )
 
-def pack(prompts: Sequence[Prompt]) -> PackedPrompts:
-    shape = len(prompts), max(len(prompt) for prompt in prompts)
-    ids, slots = np.empty(shape, np.int64), np.empty(shape, np.int64)  # [B, T] each
-    packed = PackedPrompts(ids, slots, np.empty(len(prompts), np.int64))
+
+def pack(prompts: Sequence[Prompt], size: Size) -> GraphInputs:
+    packed = GraphInputs.of_size(size)
     pack_into(packed, prompts)
     return packed
 
 
-def pack_into(arrays: PackedPrompts, prompts: Sequence[Prompt]) -> None:
+def pack_into(arrays: GraphInputs, prompts: Sequence[Prompt]) -> None:
     """Overwrite arrays that are as large or larger; rows without a prompt hold one token."""
     for array in arrays:
         array.fill(0)

@@ -1,65 +1,57 @@
-"""Opens a bundle on the backend that it was built for."""
+"""Opens a bundle's encoder and a ranker on the backend that the bundle was built for."""
 
-import os
-from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from functools import partial
 
-import msgspec
-
-from engine.batching.micro_batch import choose_limits
-from engine.bundle.manifest import Bucket
+from engine.bundle.manifest import OnnxRuntimeCpu, OnnxRuntimeCuda, TensorRT
 from engine.bundle.opened import Bundle
-from engine.config import Config, EncoderConfig
-from engine.encoders.cpu import OnnxRuntimeEncoder
+from engine.config import Config
+from engine.encoders.cpu import CpuEncoder
 from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
 from engine.gpu import Gpu
-from engine.pipelines.pipeline import Ranker
-from engine.pipelines.sequential import TwoStageRanker
-from engine.pipelines.tensorrt import TensorRTRanker
-from engine.ranking.cpu import Retrieve, retrieve
-from engine.ranking.cuda import GpuRetriever
-from engine.ranking.cuda_topk import GpuTopK
+from engine.pipelines.pipeline import Pipeline
+from engine.pipelines.sequential import SequentialPipeline
+from engine.pipelines.tensorrt import TensorRTPipeline
+from engine.ranking.cpu import CpuRanker
+from engine.ranking.cuda import CudaRanker
+from engine.ranking.ranker import Ranker
+from engine.sizes import choose_limits
 
 
-def open_ranker(bundle: Bundle, config: Config) -> Ranker:
+def open_pipeline(bundle: Bundle, config: Config) -> Pipeline:
     """Load encoder and item vectors.
 
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
-        PlanError: there is no GPU that can run what the bundle holds for one.
+        BackendUnavailable: what the bundle needs of this machine is missing.
+        PlanError: the bundle's plan is not for this GPU or library.
     """
-    manifest = bundle.manifest
-    on_cpu = partial(
-        retrieve,
-        item_vectors=bundle.item_vectors,
-        num_threads=config.encoder.num_threads or os.cpu_count() or 1,
-    )
-    if manifest.plan is not None:
-        return TensorRTRanker(bundle, manifest.plan, config.retrieval, on_cpu)
-    if manifest.buckets is not msgspec.UNSET:
-        return _open_cuda(bundle, manifest.buckets, config, on_cpu)
-    return _open_cpu(bundle, config.encoder, on_cpu)
+    match bundle.manifest.encoder:
+        case OnnxRuntimeCpu():
+            return _open_cpu(bundle, config)
+        case OnnxRuntimeCuda() as kind:
+            return _open_cuda(bundle, kind, config)
+        case TensorRT(plan=plan):
+            return TensorRTPipeline(bundle, plan, config.retrieval, config.encoder.num_threads)
 
 
-def _open_cpu(bundle: Bundle, config: EncoderConfig, on_cpu: Retrieve) -> Ranker:
-    encoder = OnnxRuntimeEncoder(bundle.path, bundle.item_table, config)
+def _open_cpu(bundle: Bundle, config: Config) -> Pipeline:
+    encoder = CpuEncoder(bundle.path, bundle.item_table, config.encoder)
     opened = ExitStack()
     opened.callback(encoder.close)
-    return TwoStageRanker(encoder, on_cpu, opened)
+    ranker = CpuRanker(bundle.catalogue.item_vectors, config.encoder.num_threads)
+    return SequentialPipeline(encoder, ranker, opened)
 
 
-def _open_cuda(
-    bundle: Bundle, buckets: Sequence[Bucket], config: Config, on_cpu: Retrieve
-) -> Ranker:
+def _open_cuda(bundle: Bundle, kind: OnnxRuntimeCuda, config: Config) -> Pipeline:
+    item_vectors, num_threads = bundle.catalogue.item_vectors, config.encoder.num_threads
     with ExitStack() as opened:
-        encoder = CudaEncoder(bundle.path, buckets, bundle.item_table)
+        encoder = CudaEncoder(bundle.path, kind.sizes, bundle.item_table)
         opened.callback(encoder.close)
-        retrieve_users = on_cpu
+        ranker: Ranker = CpuRanker(item_vectors, num_threads)
         if config.retrieval.device == "gpu":
-            limits = choose_limits(config.batcher, bundle.manifest)
             gpu = opened.enter_context(closing(Gpu()))
-            topk = GpuTopK(gpu, bundle.item_vectors, limits.max_prompts)
-            retrieve_users = GpuRetriever(gpu, topk, on_cpu)
+            max_queries = choose_limits(config.batcher, kind.sizes).max_prompts
+            precision = config.retrieval.item_precision
+            ranker = CudaRanker(gpu, item_vectors, precision, max_queries, num_threads)
         # One micro-batch is retrieved and answered while the next is encoded.
-        return TwoStageRanker(encoder, retrieve_users, opened.pop_all(), max_batches_in_flight=2)
+        return SequentialPipeline(encoder, ranker, opened.pop_all(), max_batches_in_flight=2)

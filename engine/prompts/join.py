@@ -1,4 +1,4 @@
-"""Renders an interaction sequence as token ids, by joining fragments: no text, no tokenizer."""
+"""Joins fragments to the token ids of a user's prompt: no text, no tokenizer."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.prompts.fragments import Fragments, Ragged
-from engine.request import Prompt
+from engine.query import Prompt
 from llmsrec import prompt
 
 _MS_PER_DAY = 86_400_000
@@ -14,10 +14,10 @@ _SLOT = np.zeros(1, np.int32)
 """The token id at a slot; its embedding is never looked at."""
 
 
-def render(
+def join(
     fragments: Fragments, item_rows: Sequence[int], timestamps_ms: Sequence[int | None]
 ) -> tuple[Prompt, int]:
-    """Render the newest interactions, oldest first; also give how many the prompt holds.
+    """Write the newest interactions, oldest first; also give how many the prompt holds.
 
     Equal to tokenising the whole text, see `export.fragments`. Timestamps lie within
     `llmsrec.prompt.MAX_TIMESTAMP_MS`, rows within the catalogue.
@@ -39,10 +39,12 @@ def render(
 
     kept, clip = prompt.plan_window(len(rows), num_tokens)
     titles = fragments.clipped_titles if clip else fragments.titles
-    return _join(fragments, titles, rows[-kept:], days[-kept:]), kept
+    return _join_pieces(fragments, titles, rows[-kept:], days[-kept:]), kept
 
 
-def _join(fragments: Fragments, titles: Ragged, rows: Sequence[int], days: Sequence[int]) -> Prompt:
+def _join_pieces(
+    fragments: Fragments, titles: Ragged, rows: Sequence[int], days: Sequence[int]
+) -> Prompt:
     pieces: list[NDArray[np.int32]] = []
     for number, (row, day) in enumerate(zip(rows, days, strict=True)):
         pieces += (

@@ -6,38 +6,50 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.config import ItemPrecision
 from engine.gpu import Gpu
-from engine.ranking.cpu import Ranking, Retrieve, cut
-from engine.ranking.cuda_topk import GpuTopK
+from engine.query import Ranking, Search
+from engine.ranking.cpu import CpuRanker
+from engine.ranking.cuda_topk import CudaTopK
+from engine.ranking.ranker import cut
+from engine.ranking.stored_items import store
 
 
-class GpuRetriever:
-    """Searches one after another; `on_cpu` ranks what the GPU's memory has no room for."""
+class CudaRanker:
+    """Ranks one call after another; the CPU ranks what the GPU's memory has no room for.
 
-    def __init__(self, gpu: Gpu, topk: GpuTopK, on_cpu: Retrieve) -> None:
+    Both read the item vectors `[N, D]` in the same precision, so that their answers are equal. The
+    memory on the GPU is the `gpu`'s, who gives it back when it is closed.
+    """
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        item_vectors: NDArray[np.float32],
+        precision: ItemPrecision,
+        max_queries: int,
+        num_cpu_threads: int,
+    ) -> None:
+        items = store(item_vectors, precision)
         self._gpu = gpu
-        self._topk = topk
-        self._on_cpu = on_cpu
-        self._search = topk.make_search()
-        shape = topk.max_queries, topk.dim
+        self._on_cpu = CpuRanker(items.widened, num_cpu_threads)
+        self.topk = CudaTopK(gpu, items.stored, max_queries, items.dtype)
+        self._buffers = self.topk.make_buffers()
+        shape = max_queries, self.topk.dim
         self._vectors: NDArray[np.float32] = gpu.allocate_pinned(shape, np.float32)
         self._address = gpu.allocate(self._vectors.nbytes)
-        self._searching = threading.Lock()
+        self._ranking = threading.Lock()
 
-    def __call__(
-        self,
-        user_vectors: NDArray[np.float32],
-        *,
-        excluded_rows: Sequence[NDArray[np.int32]],
-        k: Sequence[int],
-    ) -> list[Ranking]:
-        """Rank for `[B, D]`; blocks."""
-        if not self._topk.fits(excluded_rows, k):
-            return self._on_cpu(user_vectors, excluded_rows=excluded_rows, k=k)
-        with self._searching:
+    def rank(self, user_vectors: NDArray[np.float32], searches: Sequence[Search]) -> list[Ranking]:
+        if not self.topk.fits(searches):
+            return self._on_cpu.rank(user_vectors, searches)
+        with self._ranking:
             staged = self._vectors[: len(user_vectors)]
             staged[:] = user_vectors
             with self._gpu.settled():
                 self._gpu.upload(self._address, staged)
-                rows, scores = self._topk.queue(self._search, self._address, excluded_rows, k)
+                rows, scores = self.topk.queue(self._buffers, self._address, searches)
             return cut(rows.copy(), scores.copy())
+
+    def close(self) -> None:
+        pass

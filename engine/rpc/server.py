@@ -1,34 +1,27 @@
 """Runs the gRPC server: listening, health, reflection, and a drain on SIGTERM or SIGINT."""
 
 import asyncio
-import logging
 import signal
 import sys
-from typing import TYPE_CHECKING
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engine.admission import Admission
-from engine.batching.batcher import Batcher
-from engine.config import Config
-from engine.errors import ConfigError, EngineError
+from engine.config import Config, ServerConfig
+from engine.errors import ConfigError
+from engine.live import Live
 from engine.rpc.service import RecommenderService
+from engine.serving import Serving
 from llmsrec.v1 import recommender_pb2 as pb
 from llmsrec.v1.recommender_pb2_grpc import add_RecommenderServiceServicer_to_server
-
-if TYPE_CHECKING:
-    from engine.recommender import Recommender
 
 SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RecommenderService"].full_name
 REPLY_SECONDS = 1.0
 """How long a stopping server waits for the last replies to be sent and for health watchers."""
 
-logger = logging.getLogger(__name__)
 
-
-async def serve(recommender: "Recommender", config: Config) -> None:
+async def serve(live: Live, config: Config) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
     Writes `ready HOST:PORT model=… catalogue=…` to stdout once requests are answered.
@@ -37,49 +30,42 @@ async def serve(recommender: "Recommender", config: Config) -> None:
         ConfigError: the address cannot be listened on.
         GpuFailed: the GPU failed while serving; the server drained, to be started anew.
     """
-    server = Server(recommender, config)
+    serving = Serving(live, config.admission)
+    server = Server(serving, config.server)
     await server.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, server.stopping.set)
-    versions = f"model={recommender.model_version} catalogue={recommender.catalogue_version}"
+        loop.add_signal_handler(number, serving.stopping.set)
+    current = live.current
+    versions = f"model={current.model_version} catalogue={current.catalogue.version}"
     sys.stdout.write(f"ready {server.address} {versions}\n")
     sys.stdout.flush()
-    await server.stopping.wait()
+    await serving.stopping.wait()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     await server.drain()
-    if server.failure is not None:
-        raise server.failure
+    if serving.failure is not None:
+        raise serving.failure
 
 
 class Server:
-    """One recommender behind one listening address.
+    """What serves, behind one listening address."""
 
-    Sets `stopping` when it can answer no more, `failure` being why.
-    """
-
-    def __init__(self, recommender: "Recommender", config: Config) -> None:
-        self._config = config.server
-        self._admission = Admission(config.admission)
-        self._batcher = Batcher(
-            recommender.answer, recommender.limits, recommender.max_batches_in_flight
-        )
+    def __init__(self, serving: Serving, config: ServerConfig) -> None:
+        self._config = config
+        self._serving = serving
         self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", config.server.max_request_bytes),
+                ("grpc.max_receive_message_length", config.max_request_bytes),
                 ("grpc.so_reuseport", 0),
             ]
         )
-        self.stopping = asyncio.Event()
-        self.failure: EngineError | None = None
-        service = RecommenderService(recommender, self._batcher, self._admission, self._stop)
-        add_RecommenderServiceServicer_to_server(service, self._grpc)
+        add_RecommenderServiceServicer_to_server(RecommenderService(serving), self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
         names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._grpc)
-        self.address = config.server.listen
+        self.address = config.listen
 
     async def start(self) -> None:
         """Listen and answer; `address` then holds the real port.
@@ -102,22 +88,10 @@ class Server:
 
     async def drain(self) -> None:
         """Refuse new requests, answer those admitted within `drain_seconds`, then close."""
-        logger.info("draining %d requests", self._admission.num_in_flight)
         await self._health.enter_graceful_shutdown()
-        self._admission.close()
-        try:
-            async with asyncio.timeout(self._config.drain_seconds):
-                await self._admission.wait_idle()
-        except TimeoutError:
-            num_left, limit = self._admission.num_in_flight, self._config.drain_seconds
-            logger.warning("left %d requests unanswered after %g seconds", num_left, limit)
+        await self._serving.drain(self._config.drain_seconds)
         await self._grpc.stop(REPLY_SECONDS)
-        await self._batcher.close()
-        logger.info("stopped")
-
-    def _stop(self, failure: EngineError) -> None:
-        self.failure = failure
-        self.stopping.set()
+        await self._serving.close()
 
 
 def _parse_address(listen: str) -> tuple[str, int]:

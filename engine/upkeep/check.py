@@ -7,24 +7,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from engine.bundle.manifest import Precision, read_manifest
+from engine.bundle.manifest import read_manifest
 from engine.errors import BundleError, InvalidRequest
 from engine.recommender import Recommender
 from engine.request import Interaction
 
 PROBES_FILE = "probes.json"
-MIN_COSINE: dict[Precision, float] = {
-    "fp32": 0.9999,
-    "int16": 0.9999,
-    "fp16": 0.999,
-    "bf16": 0.999,
-    "fp8": 0.996,
-}
-"""Between the vectors of the machine that built a bundle and those of another one.
-
-In fp8 a value that falls on the other side of a rounding changes by a sixteenth: both machines are
-then as far from PyTorch as a build may be, 0.999, and at most twice that angle from each other.
-"""
 
 
 class Probe(msgspec.Struct, frozen=True):
@@ -44,17 +32,19 @@ def check_bundle(path: Path) -> list[str]:
     with closing(Recommender.open(path)) as recommender:
         probes = _read_probes(path / PROBES_FILE, manifest.vector_dim)
         cosine = _lowest_cosine(recommender, probes, path)
-    bar = MIN_COSINE[manifest.precision]
+    bar = manifest.min_probe_cosine
     if not cosine >= bar:
         raise BundleError(
             f"{path}: the user vectors of its probes differ from those of the build (cosine"
             f" {cosine:.6f} < {bar}); build the bundle on this kind of machine"
         )
     num_bytes = sum(entry.num_bytes for entry in manifest.files.values())
-    parity = manifest.parity
+    encoder, parity = manifest.encoder, manifest.parity
+    packages = ", ".join(f"{name} {version}" for name, version in manifest.built_with.items())
     return [
-        f"model      {manifest.model_version}, {manifest.precision} on {manifest.backend}",
+        f"model      {manifest.model_version}, {encoder.precision} on {encoder.backend}",
         f"catalogue  {manifest.catalogue_version}, {manifest.num_items} items",
+        f"built      by llmsrec-engine {manifest.release}, with {packages}",
         f"files      {len(manifest.files)} files, {num_bytes / 1e6:.0f} MB, SHA-256 as built",
         f"parity     cosine {parity.cosine_min:.7f}, overlap@10 {parity.overlap_at_10:.4f}"
         f" against PyTorch on {parity.num_histories} histories",

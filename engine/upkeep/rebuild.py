@@ -12,6 +12,7 @@ from engine.bundle.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
     Plan,
+    TensorRT,
     describe_file,
     read_manifest,
     seal,
@@ -33,9 +34,10 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
         PlanError: it needs no plan, the library refuses, or the plan cannot be written.
     """
     manifest = read_manifest(bundle)
-    old = manifest.plan
-    if old is None:
-        raise PlanError(f"{bundle} runs on {manifest.backend}, which needs no plan")
+    encoder = manifest.encoder
+    if not isinstance(encoder, TensorRT):
+        raise PlanError(f"{bundle} runs on {encoder.backend}, which needs no plan")
+    old = encoder.plan
     others = {name: entry for name, entry in manifest.files.items() if name != old.file}
     verify_files(bundle, msgspec.structs.replace(manifest, files=others))
     library = load_library(old.library)
@@ -48,7 +50,8 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
         compile_plan(library, bundle / GRAPH_FILE, plan, file, report)
         file.flush()
         files = {**others, plan.file: describe_file(Path(file.name))}
-        renewed = seal(msgspec.structs.replace(manifest, plan=plan, files=files))
+        kind = msgspec.structs.replace(encoder, plan=plan)
+        renewed = seal(msgspec.structs.replace(manifest, encoder=kind, files=files))
         content = msgspec.json.format(msgspec.json.encode(renewed), indent=2) + b"\n"
     with _replacing(bundle / MANIFEST_FILE) as file:
         file.write(content)

@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from support.running import encode_all
 from torch import Tensor, nn
 from transformers import (
     AutoModel,
@@ -26,8 +27,8 @@ from transformers import (
 
 from engine.bundle.manifest import GRAPH_FILE
 from engine.config import EncoderConfig
-from engine.encoders.cpu import OnnxRuntimeEncoder
-from engine.request import Prompt
+from engine.encoders.cpu import CpuEncoder
+from engine.query import Prompt
 from export.encoder_graph import EncoderGraph
 from export.onnx_export import export_onnx
 from llmsrec import llm, prompt
@@ -107,7 +108,7 @@ USERS, ITEMS = random_prompts(prompt.USER_READOUT_SLOT), random_prompts(prompt.I
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = random_model(CONFIGS[request.param]())
     folder = tmp_path_factory.mktemp(request.param)
-    export_onnx(EncoderGraph(model), folder, "fp32")
+    export_onnx(EncoderGraph(model), folder)
     return Exported(request.param, model, folder)
 
 
@@ -143,18 +144,18 @@ def test_exported_graph_computes_the_models_vectors(exported: Exported) -> None:
 
 def test_onnx_runtime_computes_the_models_vectors(exported: Exported) -> None:
     table = exported.model.item_table.numpy()
-    encoder = OnnxRuntimeEncoder(exported.folder, table, EncoderConfig(num_threads=1))
+    encoder = CpuEncoder(exported.folder, table, EncoderConfig(num_threads=1))
     users, items = expected_vectors(exported.model)
-    assert_close(encoder.encode([Prompt(*user) for user in USERS], "user_vector"), users, 1e-4)
-    assert_close(encoder.encode([Prompt(*item) for item in ITEMS], "item_vector"), items, 1e-4)
+    assert_close(encode_all(encoder, [Prompt(*user) for user in USERS], "user_vector"), users, 1e-4)
+    assert_close(encode_all(encoder, [Prompt(*item) for item in ITEMS], "item_vector"), items, 1e-4)
 
 
 def test_item_table_is_an_input_of_any_size(exported: Exported) -> None:
     table = torch.randn(3 * NUM_ITEMS, COLLABORATIVE_DIM)
     model = LLMSRec(exported.model.llm, exported.model.heads, table).eval()
-    encoder = OnnxRuntimeEncoder(exported.folder, table.numpy(), EncoderConfig(num_threads=1))
+    encoder = CpuEncoder(exported.folder, table.numpy(), EncoderConfig(num_threads=1))
     users, _ = expected_vectors(model)
-    assert_close(encoder.encode([Prompt(*user) for user in USERS], "user_vector"), users, 1e-4)
+    assert_close(encode_all(encoder, [Prompt(*user) for user in USERS], "user_vector"), users, 1e-4)
     assert (users - expected_vectors(exported.model)[0]).abs().amax(1).min() > 1e-2
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,28 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
+from support.plans import plan_of
 from torch import Tensor, nn
 
-from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket, read_manifest, verify_files
+from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, read_manifest, verify_files
 from engine.encoders.graph_inputs import pack
 from engine.errors import PlanError
-from engine.request import Prompt
-from export import parity
-from export.build import Settings, build
+from engine.query import Prompt
+from engine.sizes import Size
+from export.build import BuildOptions, build
+from export.calibration import Calibration
 from export.encoder_graph import EncoderGraph
 from export.errors import BuildError
 from export.fp8 import calibrate, use_fp8
 from export.onnx_export import export_onnx
-from export.plan import PlanSettings
+from export.parity import Bars
+from export.plan import PlanOptions
+from export.recipes import RECIPES
 from export.torch_encoder import TorchEncoder
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
-THREE_BUCKETS = (Bucket(1, 384), Bucket(8, 384), Bucket(2, 1024))
+THREE_SIZES = (Size(1, 384), Size(8, 384), Size(2, 1024))
 NUM_PROJECTIONS = 7
 IN_LAYERS = re.compile(rb"/(q|k|v|o|gate|up|down)_proj")
 NUM_SEEN = 4
@@ -51,7 +56,7 @@ def graph(reference_checkpoint: Checkpoint) -> EncoderGraph:
 @pytest.fixture
 def half(graph: EncoderGraph, tmp_path: Path) -> Path:
     """The folder of a graph that is about to be rewritten."""
-    export_onnx(graph, tmp_path, "fp8")
+    export_onnx(graph, tmp_path)
     return tmp_path
 
 
@@ -73,7 +78,7 @@ def largest_inputs(graph: EncoderGraph, seen: Sequence[Prompt]) -> dict[str, flo
         for name, module in projections(graph)
     ]
     for prompt in seen:
-        TorchEncoder(graph).encode([prompt], "user_vector")
+        TorchEncoder(graph).encode([prompt], Size(1, len(prompt)), "user_vector")
     for hook in hooks:
         hook.remove()
     return largest
@@ -98,7 +103,8 @@ def run(
     values = [onnx.helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(names)]
     model.graph.output.extend(values)
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    found = session.run(names, {**pack(prompts)._asdict(), "item_table": table})
+    size = Size(len(prompts), max(len(prompt) for prompt in prompts))
+    found = session.run(names, {**pack(prompts, size)._asdict(), "item_table": table})
     return dict(zip(names, found, strict=True))
 
 
@@ -106,7 +112,9 @@ def test_calibration_finds_the_largest_inputs(
     reference_checkpoint: Checkpoint, graph: EncoderGraph, half: Path, prompts: list[Prompt]
 ) -> None:
     before = {file.name for file in half.iterdir()}
-    found = calibrate(half, prompts[:NUM_SEEN], reference_checkpoint.item_table.numpy())
+    found = calibrate(
+        half, Calibration(prompts[:NUM_SEEN], reference_checkpoint.item_table.numpy())
+    )
     expected = largest_inputs(graph, prompts[:NUM_SEEN])
     assert {file.name for file in half.iterdir()} == before
     # Queries, keys and values read one tensor, as do gate and up; the last layer's query reads
@@ -123,8 +131,8 @@ def test_padding_widens_no_scale(
         Prompt(prompt.token_ids[-length:], prompt.slot_ids[-length:])
         for prompt, length in zip(prompts, (1, 3), strict=False)
     ]
-    together = calibrate(half, ends, table)
-    alone = [calibrate(half, [prompt], table) for prompt in ends]
+    together = calibrate(half, Calibration(ends, table))
+    alone = [calibrate(half, Calibration([prompt], table)) for prompt in ends]
     assert together == {name: max(each[name] for each in alone) for name in together}
 
 
@@ -135,8 +143,8 @@ def test_every_projection_gives_what_pytorch_gives_with_rounded_values(
     num_bytes = (half / WEIGHTS_FILE).stat().st_size
     table = reference_checkpoint.item_table.numpy()
     seen, others = prompts[:NUM_SEEN], prompts[NUM_SEEN:]
-    largest = calibrate(half, seen, table)
-    use_fp8(half, seen, table)
+    largest = calibrate(half, Calibration(seen, table))
+    use_fp8(half, Calibration(seen, table))
     assert (half / WEIGHTS_FILE).stat().st_size < num_bytes
 
     products = [node for node in before.node if "_proj" in node.name and node.input[0] in largest]
@@ -158,7 +166,7 @@ def test_a_build_below_the_bars_is_refused_with_its_figures(
     reference_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     with pytest.raises(BuildError, match=r"fp8 engine differs too much .* user vectors 0\.9\d+ <"):
-        build(reference_checkpoint, tmp_path / "bundle", Settings("tensorrt", "fp8"), NO_BARS)
+        build(reference_checkpoint, tmp_path / "bundle", BuildOptions("tensorrt", "fp8"), NO_BARS)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -179,17 +187,20 @@ def test_tensorrt_multiplies_fp8_and_scales_in_fp32(
     reference_checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    monkeypatch.setitem(parity.BARS, "fp8", parity.Bars(min_cosine=0.9, min_overlap=0.5))
+    lower = replace(RECIPES["fp8"], bars=Bars(min_cosine=0.9, min_overlap=0.5))
+    monkeypatch.setitem(RECIPES, "fp8", lower)
     bundle = tmp_path / "bundle"
-    settings = PlanSettings(targets=["8.9"], buckets=THREE_BUCKETS)
-    manifest = build(reference_checkpoint, bundle, Settings("tensorrt", "fp8", settings), NO_BARS)
+    settings = PlanOptions(targets=["8.9"], sizes=THREE_SIZES)
+    manifest = build(
+        reference_checkpoint, bundle, BuildOptions("tensorrt", "fp8", settings), NO_BARS
+    )
     verify_files(bundle, read_manifest(bundle))
-    assert (manifest.precision, manifest.parity_runtime) == ("fp8", "onnxruntime")
-    assert manifest.plan is not None
-    assert manifest.plan.compute_capabilities == ["8.9"]
-    found = types_of_products((bundle / manifest.plan.file).read_bytes())
+    assert (manifest.encoder.precision, manifest.parity.runtime) == ("fp8", "onnxruntime")
+    plan = plan_of(manifest)
+    assert plan.compute_capabilities == ["8.9"]
+    found = types_of_products((bundle / plan.file).read_bytes())
     in_layers = [types for name, types in found.items() if IN_LAYERS.search(name)]
-    assert len(in_layers) >= len(THREE_BUCKETS)
+    assert len(in_layers) >= len(THREE_SIZES)
     assert set(in_layers) == {(b"fp8_e4m3", b"fp8_e4m3", b"float")}
 
 
@@ -198,7 +209,7 @@ def test_target_without_fp8_is_refused_at_once(
     reference_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
-    settings = Settings("tensorrt", "fp8", PlanSettings(targets=["8.6", "8.9"]))
+    settings = BuildOptions("tensorrt", "fp8", PlanOptions(targets=["8.6", "8.9"]))
     with pytest.raises(
         PlanError, match=r"8\.6 has no fp8, .* give --target 8\.9 or 12\.0 or 12\.1"
     ):

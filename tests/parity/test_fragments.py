@@ -21,7 +21,7 @@ from tokenizers import (
 )
 
 from engine.prompts.fragments import Fragments
-from engine.prompts.join import render
+from engine.prompts.join import join
 from export.errors import BuildError
 from export.fragments import build_fragments
 from llmsrec import llm, packages, prompt
@@ -111,7 +111,7 @@ def published_ids(case: Case, history: History) -> list[int]:
 
 
 def assert_joined_as_written(case: Case, history: History) -> None:
-    joined, num_kept = render(case.fragments, *history)
+    joined, num_kept = join(case.fragments, *history)
     token_ids, slot_ids = case.writer.user(*history)
     assert joined.token_ids.tolist() == token_ids.tolist()
     assert joined.slot_ids.tolist() == slot_ids.tolist()
@@ -232,9 +232,9 @@ def test_oldest_are_dropped_with_their_dates_and_the_rest_is_renumbered() -> Non
         rows = np.random.default_rng(seed).integers(0, 2, prompt.MAX_INTERACTIONS).tolist()
         history = make_history(rows, seed)
         assert_joined_as_written(case, history)
-        written, num_kept = render(case.fragments, *history)
+        written, num_kept = join(case.fragments, *history)
         newest = (rows[-num_kept:], history[1][-num_kept:])
-        assert written.token_ids.tolist() == render(case.fragments, *newest)[0].token_ids.tolist()
+        assert written.token_ids.tolist() == join(case.fragments, *newest)[0].token_ids.tolist()
         nums_kept.add(num_kept)
     assert min(nums_kept) < prompt.MAX_INTERACTIONS
 

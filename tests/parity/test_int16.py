@@ -12,6 +12,7 @@ import torch
 from conftest import Reference
 from numpy.typing import NDArray
 from rich.progress import Progress
+from support.running import encode_all
 from test_architectures import (
     ITEMS,
     LENGTHS,
@@ -27,12 +28,13 @@ from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 from engine import Recommender, RecommendRequest
 from engine.bundle.manifest import GRAPH_FILE, read_manifest
 from engine.config import EncoderConfig
-from engine.encoders.cpu import OnnxRuntimeEncoder
-from engine.request import Prompt
+from engine.encoders.cpu import CpuEncoder
+from engine.query import Prompt
 from engine.upkeep.check import check_bundle
-from export.build import Settings, build
+from export.build import BuildOptions, build
+from export.calibration import Calibration
 from export.encoder_graph import EncoderGraph
-from export.int16 import DOMAIN
+from export.int16 import DOMAIN, use_int16
 from export.onnx_export import export_onnx
 from llmsrec.checkpoint import Checkpoint
 from perf.flops import count_flop
@@ -57,14 +59,15 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     model = random_model(CONFIGS[request.param]())
     folder = tmp_path_factory.mktemp(request.param)
-    export_onnx(EncoderGraph(model), folder, "int16")
+    export_onnx(EncoderGraph(model), folder)
+    use_int16(folder, Calibration([], model.item_table.numpy()))
     return Exported(request.param, model, folder)
 
 
 @pytest.fixture(scope="module")
-def encoder(exported: Exported) -> OnnxRuntimeEncoder:
+def encoder(exported: Exported) -> CpuEncoder:
     table = exported.model.item_table.numpy()
-    return OnnxRuntimeEncoder(exported.folder, table, EncoderConfig(num_threads=2))
+    return CpuEncoder(exported.folder, table, EncoderConfig(num_threads=2))
 
 
 def distances(found: NDArray[np.float32], expected: torch.Tensor) -> NDArray[np.float64]:
@@ -75,20 +78,18 @@ def distances(found: NDArray[np.float32], expected: torch.Tensor) -> NDArray[np.
     return shares
 
 
-def test_vectors_are_the_models_to_half_a_percent(
-    exported: Exported, encoder: OnnxRuntimeEncoder
-) -> None:
+def test_vectors_are_the_models_to_half_a_percent(exported: Exported, encoder: CpuEncoder) -> None:
     users, items = expected_vectors(exported.model)
-    found = encoder.encode([Prompt(*user) for user in USERS], "user_vector")
+    found = encode_all(encoder, [Prompt(*user) for user in USERS], "user_vector")
     assert distances(found, users).max() < 5e-3
-    found = encoder.encode([Prompt(*item) for item in ITEMS], "item_vector")
+    found = encode_all(encoder, [Prompt(*item) for item in ITEMS], "item_vector")
     assert distances(found, items).max() < 5e-3
 
 
-def test_a_prompt_is_encoded_alike_alone_and_in_a_batch(encoder: OnnxRuntimeEncoder) -> None:
+def test_a_prompt_is_encoded_alike_alone_and_in_a_batch(encoder: CpuEncoder) -> None:
     prompts = [Prompt(*user) for user in USERS]
-    together = encoder.encode(prompts, "user_vector")
-    alone = np.concatenate([encoder.encode([prompt], "user_vector") for prompt in prompts])
+    together = encode_all(encoder, prompts, "user_vector")
+    alone = np.concatenate([encode_all(encoder, [prompt], "user_vector") for prompt in prompts])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
 
 
@@ -108,7 +109,7 @@ def test_every_product_and_all_around_it_is_replaced(exported: Exported) -> None
 def test_arithmetic_is_counted_as_that_of_the_fp32_graph(
     exported: Exported, tmp_path: Path
 ) -> None:
-    export_onnx(EncoderGraph(exported.model), tmp_path, "fp32")
+    export_onnx(EncoderGraph(exported.model), tmp_path)
     counts = [
         count_flop(onnx.load(folder / GRAPH_FILE, load_external_data=False), 3, max(LENGTHS))
         for folder in (exported.folder, tmp_path)
@@ -120,9 +121,9 @@ def test_bundle_in_int16_is_built_checked_and_served(
     reference_checkpoint: Checkpoint, reference: Reference, tmp_path: Path
 ) -> None:
     path = tmp_path / "bundle"
-    build(reference_checkpoint, path, Settings(precision="int16"), Progress(disable=True))
+    build(reference_checkpoint, path, BuildOptions(precision="int16"), Progress(disable=True))
     manifest = read_manifest(path)
-    assert (manifest.backend, manifest.precision) == ("onnxruntime", "int16")
+    assert (manifest.encoder.backend, manifest.encoder.precision) == ("onnxruntime", "int16")
     assert any("int16 on onnxruntime" in line for line in check_bundle(path))
     graph = onnx.load(path / GRAPH_FILE, load_external_data=False)
     assert DOMAIN in {opset.domain for opset in graph.opset_import}

@@ -1,6 +1,7 @@
 """An answer depends on its own request alone: not on its batch, its padding or what is too old."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +13,14 @@ from rich.progress import Progress
 
 from engine import Interaction, Recommendation, Recommender, RecommendRequest
 from engine.bundle.manifest import GRAPH_FILE
-from engine.bundle.opened import Bundle, open_bundle
+from engine.bundle.opened import Bundle
+from engine.catalogue.snapshot import Catalogue
 from engine.config import BatcherConfig, Config
-from engine.pipelines.open import open_ranker
-from engine.prompts.join import render
-from engine.request import Query
+from engine.live import Generation
+from engine.pipelines.open import open_pipeline
+from engine.prompts.join import join
+from engine.query import Query
+from engine.sizes import Size, choose_limits
 from export.fragments import build_fragments
 from llmsrec import prompt
 from llmsrec.checkpoint import Checkpoint
@@ -48,23 +52,31 @@ def assert_same_vectors(found: Vectors, expected: Vectors) -> None:
 
 
 @pytest.fixture(scope="module")
-def queries(recommender: Recommender, reference: Reference) -> list[Query]:
-    return [recommender.render(RecommendRequest(history)) for history in reference.histories]
+def queries(generation: Generation, reference: Reference) -> list[Query]:
+    requests = [RecommendRequest(history) for history in reference.histories]
+    return [generation.render(request, 0.0).query for request in requests]
 
 
 @pytest.fixture(scope="module")
-def alone(recommender: Recommender, queries: list[Query]) -> list[Recommendation]:
+def alone(recommender: Recommender, reference: Reference) -> list[Recommendation]:
     """The answers of requests that shared no batch."""
-    return [recommender.answer([query])[0] for query in queries]
+    requests = [RecommendRequest(history) for history in reference.histories]
+    return [recommender.recommend([request])[0] for request in requests]
 
 
 def test_batched_equals_single(
-    recommender: Recommender, queries: list[Query], alone: list[Recommendation]
+    generation: Generation, queries: list[Query], alone: list[Recommendation]
 ) -> None:
-    lengths = {len(query.prompt) for query in queries}
-    assert len(lengths) > len(queries) / 2
-    assert_same_answers(recommender.answer(queries), alone)
-    assert_same_answers(recommender.answer(queries[::-1])[::-1], alone)
+    lengths = [len(query.prompt) for query in queries]
+    assert len(set(lengths)) > len(queries) / 2
+    whole = Size(len(queries), max(lengths))
+    forth = generation.run(queries, whole).rankings
+    back = generation.run(queries[::-1], whole).rankings[::-1]
+    for found in (forth, back):
+        for (rows, scores), expected in zip(found, alone, strict=True):
+            found_ids = [generation.catalogue.item_ids[row] for row in rows]
+            assert found_ids == ids_of(expected)
+            np.testing.assert_allclose(scores, scores_of(expected), rtol=1e-5, atol=1e-4)
 
 
 def test_batched_vectors_equal_single_ones(recommender: Recommender, reference: Reference) -> None:
@@ -74,13 +86,13 @@ def test_batched_vectors_equal_single_ones(recommender: Recommender, reference: 
 
 @pytest.mark.parametrize("max_batch_tokens", [1, 2048, 100_000])
 def test_token_budget_changes_no_answer(
-    recommender: Recommender,
+    generation: Generation,
     reference: Reference,
     alone: list[Recommendation],
     max_batch_tokens: int,
 ) -> None:
     batcher = BatcherConfig(max_batch_tokens=max_batch_tokens, max_batch_size=64)
-    other = Recommender(recommender._bundle, recommender._ranker, Config(batcher=batcher))
+    other = Recommender(replace(generation, limits=choose_limits(batcher, ())))
     requests = [RecommendRequest(history) for history in reference.histories]
     assert_same_answers(other.recommend(requests), alone)
 
@@ -94,16 +106,16 @@ def test_order_of_requests_does_not_matter(
 
 
 def test_what_stands_after_the_readout_changes_nothing(
-    recommender: Recommender, queries: list[Query]
+    generation: Generation, opened_bundle: Bundle, queries: list[Query]
 ) -> None:
-    bundle = recommender._bundle
+    bundle = opened_bundle
     session = onnxruntime.InferenceSession(bundle.path / GRAPH_FILE)
     rng = np.random.default_rng(0)
     for query in queries[:4]:
         written, length = query.prompt, len(query.prompt)
         shape = (2, length + 57)
         input_ids = rng.integers(0, 500, shape)
-        slot_ids = rng.integers(prompt.ITEM_READOUT_SLOT, len(bundle.item_ids), shape)
+        slot_ids = rng.integers(prompt.ITEM_READOUT_SLOT, bundle.manifest.num_items, shape)
         input_ids[:, :length], slot_ids[:, :length] = written.token_ids, written.slot_ids
         feed = {
             "input_ids": input_ids,
@@ -112,7 +124,7 @@ def test_what_stands_after_the_readout_changes_nothing(
             "item_table": bundle.item_table,
         }
         padded = session.run(["user_vector"], feed)[0]
-        plain = recommender._ranker.encode([written], "user_vector")
+        plain = generation.pipeline.encode([written], Size(1, length), "user_vector")
         assert_same_vectors(padded, np.concatenate([plain, plain]))
 
 
@@ -138,29 +150,33 @@ def test_long_history_is_answered_like_its_newest_ten(recommender: Recommender) 
 
 
 @pytest.fixture(scope="module")
-def long_titled(recommender: Recommender, reference_checkpoint: Checkpoint) -> Bundle:
+def long_titled(opened_bundle: Bundle, reference_checkpoint: Checkpoint) -> Bundle:
     """The bundle's first items under titles of 5,000 characters each."""
-    opened = open_bundle(recommender._bundle.path)
+    catalogue = opened_bundle.catalogue
     kept = slice(NUM_LONG_TITLES)
     words = ["A history of everything, volume ", "0123456789", "🎬", "no spaces", '", "', "\n"]
     titles = [(words[row % len(words)] * 5000)[: 5000 - row] for row in range(NUM_LONG_TITLES)]
     tokenizer = PromptTokenizer(reference_checkpoint.load_model()[1])
     return replace(
-        opened,
-        item_ids=opened.item_ids[kept],
-        titles=titles,
-        row_of_id={item_id: row for row, item_id in enumerate(opened.item_ids[kept])},
-        item_table=opened.item_table[kept],
-        item_vectors=opened.item_vectors[kept],
+        opened_bundle,
+        catalogue=Catalogue(
+            version="long",
+            item_ids=catalogue.item_ids[kept],
+            titles=titles,
+            row_of_id={item_id: row for row, item_id in enumerate(catalogue.item_ids[kept])},
+            item_vectors=catalogue.item_vectors[kept],
+        ),
+        item_table=opened_bundle.item_table[kept],
         fragments=build_fragments(tokenizer, titles, Progress(disable=True)),
     )
 
 
 @pytest.fixture
 def long_titled_recommender(long_titled: Bundle) -> Iterator[Recommender]:
-    opened = Recommender(long_titled, open_ranker(long_titled, Config()), Config())
-    yield opened
-    opened.close()
+    with closing(open_pipeline(long_titled, Config())) as pipeline:
+        titled, fragments = long_titled.catalogue, long_titled.fragments
+        limits = choose_limits(BatcherConfig(), pipeline.sizes)
+        yield Recommender(Generation(1, "model", titled, fragments, pipeline, limits))
 
 
 @pytest.mark.parametrize("num_interactions", range(1, 13))
@@ -168,7 +184,7 @@ def test_truncation_keeps_the_readout_and_the_newest(
     long_titled: Bundle, num_interactions: int
 ) -> None:
     rows = [row % NUM_LONG_TITLES for row in range(5, 5 + num_interactions)]
-    written, num_kept = render(long_titled.fragments, rows, [None] * num_interactions)
+    written, num_kept = join(long_titled.fragments, rows, [None] * num_interactions)
     assert len(written) <= prompt.MAX_PROMPT_TOKENS
     slots = [*(row + 1 for row in rows[-num_kept:]), prompt.USER_READOUT_SLOT]
     assert written.slot_ids[written.slot_ids != prompt.TEXT_SLOT].tolist() == slots

@@ -13,21 +13,24 @@ import onnx
 import pytest
 import torch
 from rich.progress import Progress
+from support.plans import plan_of
 
 from engine import Interaction, Recommender, RecommendRequest
 from engine.__main__ import main
-from engine.bundle.manifest import GRAPH_FILE, Bucket, Plan, Precision, read_manifest, verify_files
+from engine.bundle.manifest import GRAPH_FILE, Plan, Precision, read_manifest, verify_files
 from engine.encoders.tensorrt import compiler
 from engine.encoders.tensorrt.compiler import compile_plan
 from engine.encoders.tensorrt.library import load_library, make_logger
-from engine.errors import BundleError, PlanError
+from engine.errors import BackendUnavailable, BundleError, PlanError
+from engine.sizes import Size
 from engine.upkeep.rebuild import rebuild_plan
 from export import plan as export_plan
-from export.build import DTYPES, Settings, build
+from export.build import BuildOptions, build
 from export.encoder_graph import EncoderGraph
 from export.errors import BuildError
 from export.onnx_export import export_onnx
-from export.plan import PlanSettings
+from export.plan import PlanOptions
+from export.recipes import RECIPES
 from llmsrec import llm
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.model import Heads, LLMSRec
@@ -35,7 +38,7 @@ from llmsrec.model import Heads, LLMSRec
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
 pytestmark = pytest.mark.tensorrt
 
-THREE_BUCKETS = (Bucket(1, 384), Bucket(8, 384), Bucket(2, 1024))
+THREE_SIZES = (Size(1, 384), Size(8, 384), Size(2, 1024))
 FUSED = {"Attention", "RMSNormalization", "RotaryEmbedding"}
 NO_BARS = Progress(disable=True)
 
@@ -45,10 +48,8 @@ def quiet(phase: str, num_done: int, num_steps: int) -> None:
 
 
 def built(checkpoint: Checkpoint, output: Path, precision: Precision = "fp16") -> Plan:
-    settings = Settings("tensorrt", precision, PlanSettings(buckets=THREE_BUCKETS))
-    plan = build(checkpoint, output, settings, NO_BARS).plan
-    assert plan is not None
-    return plan
+    settings = BuildOptions("tensorrt", precision, PlanOptions(sizes=THREE_SIZES))
+    return plan_of(build(checkpoint, output, settings, NO_BARS))
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +70,18 @@ def bundle(pristine: Path, tmp_path: Path) -> Iterator[Path]:
 def assert_whole(bundle: Path) -> Plan:
     manifest = read_manifest(bundle)
     verify_files(bundle, manifest)
-    assert manifest.plan is not None
     listed = sorted([*manifest.files, "manifest.json"])
     assert listed == sorted(file.name for file in bundle.iterdir())
-    return manifest.plan
+    return plan_of(manifest)
 
 
 def test_bundle_holds_graph_and_plan(bundle: Path) -> None:
     plan = assert_whole(bundle)
-    assert plan.buckets == list(THREE_BUCKETS)
+    assert plan.sizes == list(THREE_SIZES)
     assert (plan.library, plan.library_version) == ("tensorrt_rtx", tensorrt_rtx.__version__)
     manifest = read_manifest(bundle)
-    assert (manifest.backend, manifest.precision) == ("tensorrt", "fp16")
-    assert manifest.parity_runtime == "onnxruntime"
+    assert (manifest.encoder.backend, manifest.encoder.precision) == ("tensorrt", "fp16")
+    assert manifest.parity.runtime == "onnxruntime"
     assert (bundle / plan.file).stat().st_size > (bundle / "encoder.onnx.data").stat().st_size
 
 
@@ -91,7 +91,7 @@ def test_bf16_is_compared_in_pytorch_and_compiled(
     built(reference_checkpoint, tmp_path / "bundle", "bf16")
     assert_whole(tmp_path / "bundle")
     manifest = read_manifest(tmp_path / "bundle")
-    assert manifest.parity_runtime == "pytorch"
+    assert manifest.parity.runtime == "pytorch"
     assert 0.999 < manifest.parity.cosine_min < 0.99999
 
 
@@ -100,7 +100,7 @@ def test_norms_and_residual_stream_stay_in_fp32(
     reference_checkpoint: Checkpoint, tmp_path: Path, name: Precision
 ) -> None:
     model, _ = reference_checkpoint.load_model()
-    export_onnx(EncoderGraph(model, DTYPES[name]), tmp_path, name)
+    export_onnx(EncoderGraph(model, RECIPES[name].dtype), tmp_path)
     graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / GRAPH_FILE)).graph
     types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
     norms = [node for node in graph.node if node.op_type == "RMSNormalization"]
@@ -151,7 +151,7 @@ def test_library_is_told_the_targets_and_the_sizes() -> None:
     capabilities = tensorrt_rtx.ComputeCapability
     told = [config.get_compute_capability(index) for index in range(2)]
     assert (config.num_compute_capabilities, told) == (2, [capabilities.SM86, capabilities.SM120])
-    profile = compiler._make_profile(builder, Bucket(8, 384))
+    profile = compiler._make_profile(builder, Size(8, 384))
     for name in ("input_ids", "slot_ids"):
         assert [tuple(shape) for shape in profile.get_shape(name)] == [(1, 1), (8, 384), (8, 384)]
     smallest, _, largest = profile.get_shape("item_table")
@@ -179,7 +179,7 @@ def test_rebuilding_mends_a_damaged_plan(bundle: Path, capsys: pytest.CaptureFix
     (bundle / plan.file).write_bytes(b"")
     with pytest.raises(BundleError, match=f"{plan.file} has 0 bytes"):
         assert_whole(bundle)
-    assert main(["check", str(bundle), "--rebuild"]) == 0
+    assert main(["rebuild", str(bundle)]) == 0
     assert capsys.readouterr().out.startswith(f"plan       {plan.file}, by tensorrt_rtx ")
     assert assert_whole(bundle) == plan
 
@@ -207,7 +207,7 @@ def test_interrupted_rebuilding_leaves_the_old_plan(
 def test_bundle_without_a_plan_has_none_to_rebuild(
     reference_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["check", str(reference_bundle), "--rebuild"]) == 1
+    assert main(["rebuild", str(reference_bundle)]) == 1
     assert "runs on onnxruntime, which needs no plan" in capsys.readouterr().err
 
 
@@ -221,16 +221,19 @@ def test_unknown_target_is_refused_with_the_known_ones(bundle: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        (Settings("tensorrt", "fp32"), "takes --precision fp16 or bf16 or fp8, not fp32"),
-        (Settings("onnxruntime", "fp16"), "onnxruntime takes --precision fp32 or int16, not fp16"),
+        (BuildOptions("tensorrt", "fp32"), "takes --precision fp16 or bf16 or fp8, not fp32"),
         (
-            Settings("tensorrt", "fp16", PlanSettings(buckets=[Bucket(4, 512)])),
-            "add --profile 1x1024",
+            BuildOptions("onnxruntime", "fp16"),
+            "onnxruntime takes --precision fp32 or int16, not fp16",
+        ),
+        (
+            BuildOptions("tensorrt", "fp16", PlanOptions(sizes=[Size(4, 512)])),
+            "add --size 1x1024",
         ),
     ],
 )
 def test_build_that_cannot_be_served_is_refused_at_once(
-    reference_checkpoint: Checkpoint, tmp_path: Path, settings: Settings, problem: str
+    reference_checkpoint: Checkpoint, tmp_path: Path, settings: BuildOptions, problem: str
 ) -> None:
     with pytest.raises(BuildError, match=problem):
         build(reference_checkpoint, tmp_path / "bundle", settings, NO_BARS)
@@ -257,7 +260,7 @@ def test_full_disk_is_the_error_of_the_disk(bundle: Path) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_machine_without_a_gpu_is_told_so(bundle: Path) -> None:
-    with pytest.raises(PlanError, match=r"no GPU can be used.*--backend onnxruntime"):
+    with pytest.raises(BackendUnavailable, match=r"no GPU can be used.*--backend onnxruntime"):
         Recommender.open(bundle)
 
 
@@ -267,8 +270,13 @@ def test_gpu_gives_the_answers_of_the_cpu(
     reference_checkpoint: Checkpoint, recommender: Recommender, tmp_path: Path
 ) -> None:
     target = ".".join(str(part) for part in torch.cuda.get_device_capability())
-    targets = PlanSettings(targets=[target], buckets=THREE_BUCKETS)
-    build(reference_checkpoint, tmp_path / "bundle", Settings("tensorrt", "fp16", targets), NO_BARS)
+    targets = PlanOptions(targets=[target], sizes=THREE_SIZES)
+    build(
+        reference_checkpoint,
+        tmp_path / "bundle",
+        BuildOptions("tensorrt", "fp16", targets),
+        NO_BARS,
+    )
     ids = recommender.item_ids
     histories = [
         [Interaction(ids[row], time_ms) for row, time_ms in zip(*history, strict=True)]
@@ -290,10 +298,10 @@ def test_gpu_gives_the_answers_of_the_cpu(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_smollm2_compiles_for_three_buckets(precision: Precision, tmp_path: Path) -> None:
+def test_smollm2_compiles_for_three_sizes(precision: Precision, tmp_path: Path) -> None:
     decoder, _ = llm.load(llm.locate(llm.SMOLLM2), torch.float32)
     model = LLMSRec(decoder, Heads(decoder.config.hidden_size), torch.zeros(3, 64)).eval()
-    export_onnx(EncoderGraph(model, DTYPES[precision]), tmp_path, precision)
+    export_onnx(EncoderGraph(model, RECIPES[precision].dtype), tmp_path)
     del decoder, model
     library = load_library("tensorrt_rtx")
     plan = Plan(
@@ -301,7 +309,7 @@ def test_smollm2_compiles_for_three_buckets(precision: Precision, tmp_path: Path
         library="tensorrt_rtx",
         library_version=library.version,
         compute_capabilities=[],
-        buckets=list(THREE_BUCKETS),
+        sizes=list(THREE_SIZES),
     )
     steps = []
     path = tmp_path / plan.file

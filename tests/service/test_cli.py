@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.fake_server import FakeRecommender
 from support.fake_server import make_config as make_server_config
+from support.generations import SummingPipeline, make_generation
 
 from engine.__main__ import describe, main, make_config, make_parser
+from engine.live import Live
 from engine.request import (
     IgnoredInteraction,
     IgnoredReason,
@@ -22,6 +23,7 @@ from engine.request import (
     StageTimings,
 )
 from engine.rpc.server import Server
+from engine.serving import Serving
 
 ROOT = Path(__file__).parents[2]
 MIDNIGHT_MS = 880_156_800_000  # 1997-11-22
@@ -88,7 +90,7 @@ def test_wrong_usage_exits_with_two(
     assert "parse_" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["serve", "check", "recommend"])
+@pytest.mark.parametrize("command", ["serve", "check", "rebuild", "recommend"])
 def test_help_shows_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
@@ -109,7 +111,7 @@ def test_value_that_does_not_fit_is_an_error(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.startswith("error: k: -1 is not between")
 
 
-@pytest.mark.parametrize("command", ["serve", "check"])
+@pytest.mark.parametrize("command", ["serve", "check", "rebuild"])
 def test_missing_bundle_is_an_error(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +135,9 @@ def test_listen_overrides_the_file_and_only_that(tmp_path: Path) -> None:
 
 
 async def test_recommend_prints_the_servers_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    server = Server(FakeRecommender().as_recommender(), make_server_config())
+    config = make_server_config()
+    serving = Serving(Live(make_generation(SummingPipeline())), config.admission)
+    server = Server(serving, config.server)
     await server.start()
     arguments = ["recommend", server.address, "--item", "1", "--item", "2"]
     assert await asyncio.to_thread(main, arguments) == 0

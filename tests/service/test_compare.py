@@ -20,7 +20,6 @@ from rich.progress import Progress
 
 from engine import Interaction
 from engine.bundle.opened import open_bundle
-from engine.prompts.join import render
 from llmsrec import checkpoint
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.model import Heads

@@ -10,17 +10,23 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.fake_server import NOT_FINITE, FakeRecommender, make_config
+from support.fake_server import make_config
+from support.generations import (
+    DEFECT,
+    LONG_TEXT,
+    NOT_FINITE,
+    SummingPipeline,
+    make_generation,
+)
 
-from engine.admission import Admission
-from engine.batching.batcher import Batcher
-from engine.batching.micro_batch import Limits
-from engine.config import AdmissionConfig
+from engine.config import Config
 from engine.errors import CallFailed, ConfigError, InvalidRequest
+from engine.live import Live
 from engine.request import Interaction, RecommendRequest
 from engine.rpc.client import recommend
 from engine.rpc.server import SERVICE_NAME, Server
 from engine.rpc.service import RecommenderService
+from engine.serving import Serving
 from llmsrec.v1 import recommender_pb2 as pb
 from llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
@@ -35,7 +41,8 @@ def make_request(*item_ids: str) -> pb.RecommendRequest:
 @dataclass(frozen=True)
 class Running:
     server: Server
-    fake: FakeRecommender
+    serving: Serving
+    fake: SummingPipeline
     channel: grpc.aio.Channel
 
     async def health(self, service: str = "") -> int:
@@ -60,8 +67,13 @@ class Running:
 
     async def wait_in_flight(self, num_requests: int) -> None:
         async with asyncio.timeout(10):
-            while self.server._admission.num_in_flight != num_requests:
+            while self.serving.num_in_flight != num_requests:
                 await asyncio.sleep(0.005)
+
+
+def make_server(pipeline: SummingPipeline, config: Config) -> tuple[Server, Serving]:
+    serving = Serving(Live(make_generation(pipeline)), config.admission)
+    return Server(serving, config.server), serving
 
 
 async def failure(task: asyncio.Task[pb.RecommendResponse]) -> grpc.aio.AioRpcError:
@@ -72,11 +84,11 @@ async def failure(task: asyncio.Task[pb.RecommendResponse]) -> grpc.aio.AioRpcEr
 
 @pytest.fixture
 async def running() -> AsyncIterator[Running]:
-    fake = FakeRecommender()
-    server = Server(fake.as_recommender(), make_config(drain_seconds=0.3))
+    fake = SummingPipeline()
+    server, serving = make_server(fake, make_config(drain_seconds=0.3))
     await server.start()
     async with grpc.aio.insecure_channel(server.address) as channel:
-        yield Running(server, fake, channel)
+        yield Running(server, serving, fake, channel)
     fake.gate.set()
     await server.drain()
 
@@ -87,7 +99,7 @@ async def test_request_is_answered_with_versions_and_timings(running: Running) -
     assert (reply.model_version, reply.catalogue_version) == ("model-1", "catalogue-1")
     assert reply.num_used_interactions == 2
     assert reply.timings.total_ms >= reply.timings.queue_ms > 0
-    assert reply.num_prompt_tokens == reply.micro_batch.longest_prompt_tokens == 2
+    assert reply.num_prompt_tokens == reply.micro_batch.longest_prompt_tokens == 3
     assert reply.micro_batch.num_prompts == 1
 
 
@@ -120,9 +132,7 @@ class ExpiredContext:
 
 
 async def test_request_that_arrives_too_late_is_refused(running: Running) -> None:
-    batcher = Batcher(running.fake.answer, Limits())
-    admission = Admission(AdmissionConfig())
-    service = RecommenderService(running.fake.as_recommender(), batcher, admission, lambda _: None)
+    service = RecommenderService(running.serving)
     with pytest.raises(RuntimeError, match="DEADLINE_EXCEEDED"):
         await service.Recommend(make_request("1"), ExpiredContext())  # type: ignore[arg-type]
     assert running.fake.batches == []
@@ -154,7 +164,7 @@ async def test_full_server_refuses_at_the_door_and_recovers(running: Running) ->
 @pytest.mark.parametrize(
     ("item_ids", "details"),
     [
-        pytest.param([], "history: is empty", id="semantic"),
+        pytest.param([], "history: is empty; give at least one interaction", id="semantic"),
         pytest.param(["1", ""], "history[1].item_id: is empty; name an item", id="wire"),
     ],
 )
@@ -167,20 +177,20 @@ async def test_invalid_request_names_the_field(
 
 
 async def test_long_error_text_still_arrives_with_its_status(running: Running) -> None:
-    error = await failure(running.ask("long", "é" * 6000))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert str(error.details()).startswith("history: éé")
+    error = await failure(running.ask(str(LONG_TEXT)))
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert str(error.details()).startswith("éé")
 
 
 async def test_defect_is_answered_with_a_request_id_and_nothing_else(
     running: Running, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
-        error = await failure(running.ask("bug", "private"))
+        error = await failure(running.ask(str(DEFECT)))
     assert error.code() is grpc.StatusCode.INTERNAL
     text, _, request_id = str(error.details()).rpartition(" ")
     assert text == "internal error; the server's log has it under request"
-    assert f"request {request_id} failed: KeyError at fake_server.py:" in caplog.text
+    assert f"request {request_id} failed: KeyError at generations.py:" in caplog.text
     assert "private" not in caplog.text
     assert (await running.ask("1")).items[0].item_id == "1"
 
@@ -284,10 +294,10 @@ def test_client_refuses_what_the_wire_cannot_hold() -> None:
 async def test_address_in_use_names_the_flag(running: Running) -> None:
     config = make_config(listen=running.server.address)
     with pytest.raises(ConfigError, match=rf"{running.server.address}.*in use.*--listen"):
-        await Server(running.fake.as_recommender(), config).start()
+        await make_server(running.fake, config)[0].start()
 
 
 @pytest.mark.parametrize("listen", ["localhost", ":50051", "localhost:", "localhost:65536", "a:-1"])
 async def test_address_without_host_or_port_is_refused(listen: str) -> None:
     with pytest.raises(ConfigError, match="HOST:PORT"):
-        await Server(FakeRecommender().as_recommender(), make_config(listen=listen)).start()
+        await make_server(SummingPipeline(), make_config(listen=listen))[0].start()

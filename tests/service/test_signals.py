@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.fake_server import GPU_LOST
+from support.generations import GPU_LOST
 
 from engine.errors import CallFailed
 from engine.request import Interaction, Recommendation, RecommendRequest
@@ -84,7 +84,7 @@ def test_server_whose_gpu_fails_answers_with_that_and_exits_to_be_started_anew()
             server.ask(RecommendRequest([Interaction(str(GPU_LOST))]))
         _, log = server.process.communicate(timeout=10)
     assert server.process.returncode == 1
-    assert "ERROR:engine.rpc.service:cudaGraphLaunch failed" in log
+    assert "ERROR:engine.serving:cudaGraphLaunch failed" in log
     assert "draining" in log
     assert log.endswith("error: cudaGraphLaunch failed with cudaErrorIllegalAddress\n")
 

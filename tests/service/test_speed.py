@@ -17,7 +17,7 @@ from transformers import AutoModel, LlamaConfig
 
 from engine.bundle.manifest import Precision
 from engine.config import EncoderConfig
-from engine.encoders.cpu import OnnxRuntimeEncoder
+from engine.encoders.cpu import CpuEncoder
 from engine.request import Prompt
 from export.encoder_graph import EncoderGraph
 from export.onnx_export import export_onnx
@@ -54,10 +54,10 @@ def has_vnni() -> bool:
     return flags.is_file() and "avx512_vnni" in flags.read_text(encoding="utf-8")
 
 
-def open_encoder(model: LLMSRec, folder: Path, precision: Precision) -> OnnxRuntimeEncoder:
+def open_encoder(model: LLMSRec, folder: Path, precision: Precision) -> CpuEncoder:
     folder.mkdir()
     export_onnx(EncoderGraph(model), folder, precision)
-    return OnnxRuntimeEncoder(folder, model.item_table.numpy(), EncoderConfig())
+    return CpuEncoder(folder, model.item_table.numpy(), EncoderConfig())
 
 
 def parse(add_arguments: Callable[[argparse.ArgumentParser], None], *texts: str) -> Any:  # noqa: ANN401

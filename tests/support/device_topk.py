@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from test_topk import Search
 
-from engine.ranking.cpu import Ranking
+from engine.query import Ranking
 from support.emulated_topk import found, inputs
 
 _INPUTS = ("queries", "items", "excluded_rows", "excluded_offsets", "k")

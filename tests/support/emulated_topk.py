@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from test_topk import Search
 
-from engine.ranking.cpu import Ranking
+from engine.query import Ranking
 
 ITEM_DTYPES = ["float32", "float16", "bfloat16"]
 STREAM = 1

@@ -56,7 +56,9 @@ class FakeCuda:
         self.pinned: dict[int, NDArray[np.uint8]] = {}
         self.num_live = 0
         self.num_contexts = 0
-        """Of TensorRT, which use device memory."""
+        """How many of TensorRT's contexts live, which use device memory."""
+        self.contexts: list[Any] = []
+        """A weak reference to each context that was made."""
         self.is_lost = False
         self.num_launches = 0
         self.before_waiting: Work = lambda: None

@@ -1,6 +1,7 @@
 """TensorRT's runtime on the host: the encoder graph on ONNX Runtime, from address to address."""
 
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from engine.bundle.manifest import Bucket
+from engine.sizes import Size
 from support.fake_cuda import STREAM, FakeCuda
 
 VERSION = "11.0"
@@ -25,8 +26,8 @@ TYPES = {
 }
 
 
-def write_plan(path: Path, graph: Path, profiles: Sequence[Bucket]) -> None:
-    sizes = [(profile.max_batch_size, profile.max_tokens) for profile in profiles]
+def write_plan(path: Path, graph: Path, profiles: Sequence[Size]) -> None:
+    sizes = [(profile.num_prompts, profile.num_tokens) for profile in profiles]
     path.write_text(json.dumps({"graph": str(graph), "profiles": sizes}))
 
 
@@ -95,7 +96,9 @@ class Engine:
         return RuntimeConfig()
 
     def create_execution_context(self, config: RuntimeConfig) -> "Context":
-        return Context(self, config)
+        context = Context(self, config)
+        self.cuda.contexts.append(weakref.ref(context))
+        return context
 
 
 class Context:

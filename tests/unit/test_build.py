@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from engine import Interaction, Recommender, RecommendRequest
-from export.build import Settings, build
+from export.build import BuildOptions, build
 from export.errors import BuildError
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.model import LLMSRec
@@ -85,7 +85,7 @@ def test_a_model_that_the_engine_does_not_match_is_refused_and_leaves_the_old_bu
     before = contents(old_bundle)
     drifting = DriftingCheckpoint(**vars(reference_checkpoint))
     with pytest.raises(BuildError) as caught:
-        build(drifting, old_bundle, Settings(), Progress(disable=True))
+        build(drifting, old_bundle, BuildOptions(), Progress(disable=True))
     assert str(caught.value).startswith("the fp32 engine differs too much from PyTorch: cosine of ")
     assert "overlap@10 0." in str(caught.value)
     assert "item vectors" not in str(caught.value)
@@ -104,7 +104,7 @@ def test_an_output_that_is_no_bundle_is_refused_untouched(
         output.mkdir()
         (output / name).write_text("mine")
     with pytest.raises(BuildError, match=f"{output} exists and is no bundle; remove it or name"):
-        build(reference_checkpoint, output, Settings(), Progress(disable=True))
+        build(reference_checkpoint, output, BuildOptions(), Progress(disable=True))
     assert (output / (name or "")).read_text() == "mine"
     assert_alone(output)
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_without_histories_is_refused(
 ) -> None:
     silent = replace(reference_checkpoint, histories=[])
     with pytest.raises(BuildError, match="holds no histories to compare the engine"):
-        build(silent, tmp_path / "bundle", Settings(), Progress(disable=True))
+        build(silent, tmp_path / "bundle", BuildOptions(), Progress(disable=True))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -124,7 +124,7 @@ def test_a_disk_that_fills_up_while_the_bundle_is_written_leaves_nothing(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         with pytest.raises(OSError, match="File too large"):
-            build(reference_checkpoint, tmp_path / "bundle", Settings(), FullDisk(disable=True))
+            build(reference_checkpoint, tmp_path / "bundle", BuildOptions(), FullDisk(disable=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
@@ -167,7 +167,7 @@ def test_a_killed_build_leaves_the_old_bundle_and_the_next_replaces_it(
     kill_when_there_is(old_bundle.parent / ".bundle.partial" / "encoder.onnx", arguments)
     assert contents(old_bundle) == before
 
-    manifest = build(reference_checkpoint, old_bundle, Settings(), Progress(disable=True))
+    manifest = build(reference_checkpoint, old_bundle, BuildOptions(), Progress(disable=True))
     assert len(list(old_bundle.iterdir())) == NUM_FILES
     assert manifest.num_items == 400
     assert_alone(old_bundle)

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from engine.bundle.opened import (
 )
 from engine.errors import BundleError
 from engine.upkeep.check import PROBES_FILE, Probe, check_bundle
+from export.recipes import RECIPES
 
 WEIGHTS_FILE = "encoder.onnx.data"
 LISTED = [
@@ -141,14 +143,17 @@ def test_a_truncated_file_is_named_with_both_sizes(bundle: Path, name: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("key", "message"),
+    ("key", "value", "message"),
     [
-        ("schema_version", "schema version 9, this release serves 2; build the bundle with this"),
-        ("template_version", "prompt template 9, this release writes 1; build the bundle with"),
+        ("schema_version", 9, "schema version 9, this release serves 3; build the bundle again"),
+        ("schema_version", 2, "schema version 2, this release serves 3; build the bundle again"),
+        ("template_version", 9, "prompt template 9, this release writes 1; build the bundle with"),
     ],
 )
-def test_a_bundle_of_a_newer_release_is_refused(bundle: Path, key: str, message: str) -> None:
-    rewrite(bundle, lambda content: content.update({key: 9}))
+def test_a_bundle_of_another_release_is_refused_with_the_remedy(
+    bundle: Path, key: str, value: int, message: str
+) -> None:
+    rewrite(bundle, lambda content: content.update({key: value}))
     assert refusal(bundle).startswith(f"{bundle / MANIFEST_FILE}: {message}")
 
 
@@ -242,13 +247,15 @@ def test_check_describes_a_whole_bundle_and_closes_it(reference_bundle: Path) ->
     assert [line.split()[0] for line in lines] == [
         "model",
         "catalogue",
+        "built",
         "files",
         "parity",
         "probes",
     ]
     assert manifest.model_version in lines[0]
     assert "400 items" in lines[1]
-    assert "8 user vectors, cosine 1.0000000" in lines[4]
+    assert f"by llmsrec-engine {version('llmsrec-engine')}, with torch " in lines[2]
+    assert "8 user vectors, cosine 1.0000000" in lines[5]
     assert WatchedRecommender.num_open == 0
 
 
@@ -332,7 +339,7 @@ def test_check_allows_another_machine_what_the_precision_costs(
     probes = probes_of(bundle)
     vector = turned(probes[-1].user_vector, cosine)
     (bundle / PROBES_FILE).write_bytes(with_last(probes, user_vector=vector))
-    reseal(bundle, precision=precision)
+    reseal(bundle, min_probe_cosine=RECIPES[precision].min_probe_cosine)
     if passes:
         assert check_bundle(bundle)
     else:
@@ -354,6 +361,6 @@ def test_check_misses_probes_that_the_manifest_does_not_list(bundle: Path) -> No
 
 def test_a_bundle_is_read_into_one_row_an_item(reference_bundle: Path) -> None:
     opened = open_bundle(reference_bundle)
-    assert opened.row_of_id[opened.item_ids[399]] == 399
+    assert opened.catalogue.row_of_id[opened.catalogue.item_ids[399]] == 399
     assert opened.item_table.shape == (400, 64)
-    assert opened.item_vectors.shape == (400, 128)
+    assert opened.catalogue.item_vectors.shape == (400, 128)

@@ -1,30 +1,25 @@
 """What ONNX Runtime lacks on a GPU is said with its remedy; sizes and options need no GPU."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE, Bucket
+from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE
 from engine.encoders.onnxruntime_cuda import encoder
 from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
 from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
 from engine.encoders.onnxruntime_cuda.session import OPTIONS, PROVIDER, open_session
-from engine.errors import EncodingFailed, PlanError
-from engine.sizes import assign, fill, sizes_within
-from export.build_engine import _make_parser, _make_settings
+from engine.errors import BackendUnavailable, EncodingFailed
+from engine.sizes import Size
+from export.build_engine import choose_options, make_parser
 from export.errors import BuildError
-from export.plan import measure_buckets
-from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 ITEM_TABLE = np.zeros((3, 64), np.float32)
-BUCKETS = [Bucket(2, 64)]
+SIZES = [Size(2, 64)]
 COMPLAINT = "Failed to load libcublas.so.13: cannot open shared object file"
 
 
@@ -77,17 +72,19 @@ def test_onnxruntime_without_cuda_is_named_with_the_package_to_install(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(
-        PlanError,
+        BackendUnavailable,
         match=rf"installed with CPUExecutionProvider; {PROVIDER} is needed: pip .*onnxruntime-gpu",
     ):
-        CudaEncoder(bundle, BUCKETS, ITEM_TABLE)
+        CudaEncoder(bundle, SIZES, ITEM_TABLE)
 
 
 def test_cuda_that_does_not_start_is_an_error_though_a_session_was_given(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", CpuSession)
-    with pytest.raises(PlanError, match=r"does not start: Failed .*file; it needs CUDA 13\.0") as e:
+    with pytest.raises(
+        BackendUnavailable, match=r"does not start: Failed .*file; it needs CUDA 13\.0"
+    ) as e:
         open_session(Path(GRAPH_FILE))
     assert "follow the guide" not in str(e.value)
     assert capsys.readouterr() == ("", "")
@@ -107,7 +104,7 @@ def test_graph_that_the_gpu_does_not_take_is_an_error_with_its_words(
         raise RuntimeError(f"{problem}\n")
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
-    with pytest.raises(PlanError, match=rf"cannot load .*: {problem}; {remedy}$"):
+    with pytest.raises(BackendUnavailable, match=rf"cannot load .*: {problem}; {remedy}$"):
         open_session(Path(GRAPH_FILE))
 
 
@@ -125,20 +122,22 @@ def test_weights_that_do_not_fit_are_refused_with_both_sizes(
 ) -> None:
     monkeypatch.setattr(encoder, "free_bytes", lambda: 6_000_000)
     table = np.zeros((50_000, 64), np.float32)
-    with pytest.raises(PlanError, match=r"has 6 MB free, 13 MB are needed .*--profile"):
-        CudaEncoder(bundle, BUCKETS, table)
+    with pytest.raises(BackendUnavailable, match=r"has 6 MB free, 13 MB are needed .*--size"):
+        CudaEncoder(bundle, SIZES, table)
 
 
 def test_buffers_that_do_not_fit_are_refused_with_what_was_asked_for(bundle: Path) -> None:
-    with pytest.raises(PlanError, match=r"buffer of size 1048576; the GPU has 100 MB free; stop"):
-        CudaEncoder(bundle, BUCKETS, ITEM_TABLE)
+    with pytest.raises(
+        BackendUnavailable, match=r"buffer of size 1048576; the GPU has 100 MB free; stop"
+    ):
+        CudaEncoder(bundle, SIZES, ITEM_TABLE)
 
 
 @pytest.fixture
 def opened(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> CudaEncoder:
     """An encoder without buffers, which this ONNX Runtime cannot have on a GPU."""
     monkeypatch.setattr(BoundEncoder, "__init__", lambda *_: None)
-    return CudaEncoder(bundle, BUCKETS, ITEM_TABLE)
+    return CudaEncoder(bundle, SIZES, ITEM_TABLE)
 
 
 def test_sizes_that_do_not_run_are_refused_when_the_bundle_is_opened(
@@ -148,37 +147,20 @@ def test_sizes_that_do_not_run_are_refused_when_the_bundle_is_opened(
         raise EncodingFailed("could not run 2 prompts of 64 tokens: Failed to allocate 9 bytes")
 
     monkeypatch.setattr(BoundEncoder, "warm_up", fail)
-    with pytest.raises(PlanError, match=r"2 prompts .* 9 bytes; the GPU has 100 MB free; stop"):
+    with pytest.raises(
+        BackendUnavailable, match=r"2 prompts .* 9 bytes; the GPU has 100 MB free; stop"
+    ):
         opened.warm_up()
 
 
 def test_warm_up_reports_what_memory_it_took(
     opened: CudaEncoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(BoundEncoder, "warm_up", lambda _: None)
+    monkeypatch.setattr(BoundEncoder, "warm_up", lambda _: {SIZES[0]: 1.5})
     monkeypatch.setattr(encoder, "free_bytes", lambda: 40_000_000)
     with caplog.at_level(logging.INFO):
-        opened.warm_up()
+        assert opened.warm_up() == {SIZES[0]: 1.5}
     assert caplog.messages[-1].endswith(": 60 MB of GPU memory")
-
-
-def test_sizes_are_halves_and_three_quarters_down_to_one_user() -> None:
-    assert sizes_within([Bucket(8, 1024), Bucket(5, 384), Bucket(1, 384)]) == [
-        *(Bucket(size, 384) for size in (1, 2, 3, 5)),
-        *(Bucket(size, 1024) for size in (1, 2, 3, 4, 6, 8)),
-    ]
-
-
-@given(
-    lengths=st.lists(st.integers(2, MAX_PROMPT_TOKENS), min_size=1),
-    num_prompts=st.integers(1, 100),
-)
-def test_two_thirds_of_what_is_run_were_asked_for(lengths: Sequence[int], num_prompts: int) -> None:
-    buckets = sizes_within(measure_buckets(lengths))
-    for max_tokens in {bucket.max_tokens for bucket in buckets}:
-        prompts = fill(Bucket(num_prompts, max_tokens))
-        num_run = sum(buckets[place].max_batch_size for place, _ in assign(prompts, buckets))
-        assert num_prompts >= num_run * 2 / 3
 
 
 @pytest.mark.parametrize(
@@ -186,16 +168,16 @@ def test_two_thirds_of_what_is_run_were_asked_for(lengths: Sequence[int], num_pr
     [
         (["--backend", "onnxruntime-cuda", "--target", "8.9"], "need --backend tensorrt"),
         (["--backend", "onnxruntime-cuda", "--library", "tensorrt"], "need --backend tensorrt"),
-        (["--profile", "4x1024"], "--profile needs --backend tensorrt or onnxruntime-cuda"),
+        (["--size", "4x1024"], "--size needs --backend tensorrt or onnxruntime-cuda"),
     ],
 )
 def test_option_of_another_backend_is_refused(arguments: list[str], problem: str) -> None:
-    parsed = _make_parser().parse_args(["--checkpoint", "c", "--output", "o", *arguments])
+    parsed = make_parser().parse_args(["--checkpoint", "c", "--output", "o", *arguments])
     with pytest.raises(BuildError, match=problem):
-        _make_settings(parsed)
+        choose_options(parsed)
 
 
 def test_fp16_is_what_a_gpu_gets_unless_told_otherwise() -> None:
     arguments = ["--checkpoint", "c", "--output", "o", "--backend", "onnxruntime-cuda"]
-    made = _make_settings(_make_parser().parse_args([*arguments, "--profile", "4x1024"]))
-    assert (made.precision, made.plan.buckets) == ("fp16", [Bucket(4, 1024)])
+    made = choose_options(make_parser().parse_args([*arguments, "--size", "4x1024"]))
+    assert (made.precision, made.plan.sizes) == ("fp16", [Size(4, 1024)])

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from engine.errors import PlanError
-from engine.upkeep.check import MIN_COSINE
 from export import fp8
 from export.fp8 import choose_targets, quantize, use_fp8_products
-from export.parity import BARS
-from export.plan import PlanSettings
+from export.plan import PlanOptions
+from export.recipes import RECIPES
 
 K, N = 64, 32
 WEIGHTS = {
@@ -175,14 +174,14 @@ def test_what_calibration_never_saw_counts_as_the_largest_it_saw(value: float) -
 
 
 def test_two_machines_may_differ_by_twice_the_angle_of_a_build() -> None:
-    angle = np.arccos(BARS["fp8"].min_cosine)
-    assert MIN_COSINE["fp8"] == pytest.approx(np.cos(2 * angle), abs=1e-4)
+    angle = np.arccos(RECIPES["fp8"].bars.min_cosine)
+    assert RECIPES["fp8"].min_probe_cosine == pytest.approx(np.cos(2 * angle), abs=1e-4)
 
 
 def test_targets_are_those_with_fp8_where_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     library = SimpleNamespace(targets=dict.fromkeys(["8.0", "8.6", "8.9", "12.0", "12.1"]))
     monkeypatch.setattr(fp8, "load_library", lambda _: library)
-    assert choose_targets(PlanSettings()) == PlanSettings(targets=("8.9", "12.0"))
+    assert choose_targets(PlanOptions()) == PlanOptions(targets=("8.9", "12.0"))
 
 
 @pytest.fixture
@@ -203,7 +202,7 @@ def give_gpu(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
 @pytest.mark.parametrize("capability", ["8.9", "9.0", "10.0", "12.0"])
 def test_gpu_with_fp8_is_compiled_for(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     give_gpu(monkeypatch, capability)
-    assert choose_targets(PlanSettings()) == PlanSettings()
+    assert choose_targets(PlanOptions()) == PlanOptions()
 
 
 @pytest.mark.usefixtures("_tensorrt")
@@ -211,4 +210,4 @@ def test_gpu_with_fp8_is_compiled_for(monkeypatch: pytest.MonkeyPatch, capabilit
 def test_gpu_without_fp8_is_refused(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
     give_gpu(monkeypatch, capability)
     with pytest.raises(PlanError, match=rf"{capability} has no fp8, .* 8\.9; build on a newer GPU"):
-        choose_targets(PlanSettings())
+        choose_targets(PlanOptions())

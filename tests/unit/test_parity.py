@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 from engine.bundle.manifest import ParityReport
 from export.errors import BuildError
 from export.parity import compare, require
+from export.recipes import RECIPES
 
 NUM_ITEMS = 12
 USERS = np.array([[1, 0], [2, 0]], np.float32)
 PERFECT = ParityReport(
+    runtime="onnxruntime",
     num_histories=2,
     cosine_min=1.0,
     cosine_p1=1.0,
@@ -55,7 +57,7 @@ def test_equal_vectors_are_perfect(descending: NDArray[np.float64]) -> None:
     report = compare_scores(descending, descending)
     figures = (msgspec.structs.asdict(each) for each in (report, PERFECT))
     assert next(figures) == pytest.approx(next(figures))
-    require(report, "fp32")
+    require(report, RECIPES["fp32"].bars, "fp32")
 
 
 def test_an_item_that_should_not_be_in_the_first_ten_lowers_the_overlap_alone(
@@ -124,7 +126,7 @@ def test_a_vector_that_is_no_vector_never_passes(
     users, items = USERS.copy(), items_of(descending)
     (users if tower == "users" else items)[1] = broken
     with pytest.raises(BuildError, match=f"cosine of {tower[:-1]} vectors nan < "):
-        require(compare(users, items, USERS, items_of(descending)), "fp32")
+        require(compare(users, items, USERS, items_of(descending)), RECIPES["fp32"].bars, "fp32")
 
 
 @pytest.mark.parametrize(
@@ -140,11 +142,11 @@ def test_a_vector_that_is_no_vector_never_passes(
 )
 def test_what_fell_short_is_named(field: str, value: float, problem: str) -> None:
     with pytest.raises(BuildError) as caught:
-        require(msgspec.structs.replace(PERFECT, **{field: value}), "fp32")
+        require(msgspec.structs.replace(PERFECT, **{field: value}), RECIPES["fp32"].bars, "fp32")
     assert f": {problem}; no bundle was written" in str(caught.value)
 
 
 def test_everything_that_fell_short_is_named() -> None:
     report = msgspec.structs.replace(PERFECT, cosine_min=0.1, overlap_at_10=0.2)
     with pytest.raises(BuildError, match=r"user vectors 0\.1.*; overlap@10 0\.2"):
-        require(report, "fp32")
+        require(report, RECIPES["fp32"].bars, "fp32")

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from transformers import LlamaConfig
 
 from engine import Recommender
-from export.build import Settings, build
+from export.build import BuildOptions, build
 from llmsrec import checkpoint
 from llmsrec.errors import CheckpointError
 from perf import random_checkpoint
@@ -39,7 +39,7 @@ def test_bundle_is_built_and_answers(reference_checkpoint_dir: Path, tmp_path: P
     assert (result.num_items, result.num_histories) == (60, 3)
     made = checkpoint.load(tmp_path / "checkpoint")
     assert made.config.model_version == "random-tiny"
-    build(made, tmp_path / "bundle", Settings(), Progress(disable=True))
+    build(made, tmp_path / "bundle", BuildOptions(), Progress(disable=True))
     recommender = Recommender.open(tmp_path / "bundle")
     assert len(recommender.item_ids) == 60
     recommender.close()

@@ -1,7 +1,8 @@
 """The whole flow in process: bad input is refused by field path, answers are exact."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +10,19 @@ import pytest
 from numpy.typing import NDArray
 
 from engine import Interaction, Recommender, RecommendRequest
-from engine.bundle.opened import open_bundle
+from engine.bundle.opened import Bundle
 from engine.config import BatcherConfig, Config
 from engine.encoders.encoder import Tower
 from engine.errors import EncodingFailed, InvalidRequest
-from engine.pipelines.pipeline import Ranked
-from engine.pipelines.sequential import TwoStageRanker
-from engine.ranking.cpu import Ranking
-from engine.request import IgnoredReason, MicroBatch, Prompt, Query
+from engine.live import Generation
+from engine.pipelines.sequential import SequentialPipeline
+from engine.query import Prompt, Ranking, Search, fill
+from engine.ranking.cpu import CpuRanker
+from engine.request import IgnoredReason, MicroBatch
+from engine.sizes import Size
 from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
 
+Vectors = NDArray[np.float32]
 NUM_ITEMS = 400
 MAX_RENDER_MS = 50
 
@@ -124,12 +128,14 @@ def test_interactions_beyond_the_window_are_reported_and_count_as_seen(
     )
 
 
-def test_a_repeated_item_is_rendered_each_time_and_excluded_once(recommender: Recommender) -> None:
+def test_a_repeated_item_is_rendered_each_time_and_excluded_once(
+    recommender: Recommender, generation: Generation
+) -> None:
     request = RecommendRequest(history(5, 5, 5), k=NUM_ITEMS)
-    query = recommender.render(request)
-    assert query.num_used_interactions == 3
-    assert query.excluded_rows.tolist() == [4]
-    assert np.count_nonzero(query.prompt.slot_ids == 5) == 3
+    rendering = generation.render(request, 0.0).rendering
+    assert rendering.num_used_interactions == 3
+    assert rendering.query.search.excluded_rows.tolist() == [4]
+    assert np.count_nonzero(rendering.query.prompt.slot_ids == 5) == 3
     assert sorted(ids(recommender, request), key=int) == [
         str(item_id) for item_id in range(1, 401) if item_id != 5
     ]
@@ -184,22 +190,35 @@ def test_scores_are_the_inner_products_best_first(recommender: Recommender) -> N
         assert (np.diff(scores) <= 0).all()
 
 
-def test_answers_carry_titles_versions_and_timings(recommender: Recommender) -> None:
+def test_answers_carry_titles_and_versions(recommender: Recommender, opened_bundle: Bundle) -> None:
     (answer,) = recommender.recommend([RecommendRequest(history(1))])
-    titles = open_bundle(recommender._bundle.path).titles
+    titles = opened_bundle.catalogue.titles
     for item in answer.items:
         assert item.title == titles[int(item.item_id) - 1]
     assert answer.model_version == recommender.model_version
     assert answer.catalogue_version == recommender.catalogue_version
-    timings = answer.timings
-    assert min(timings.render_ms, timings.encode_ms, timings.retrieve_ms) > 0
+
+
+def test_every_stage_is_timed_and_the_stages_make_the_total(reference_bundle: Path) -> None:
+    config = Config(batcher=BatcherConfig(max_batch_size=1))
+    with closing(Recommender.open(reference_bundle, config)) as one_by_one:
+        answers = one_by_one.recommend([RecommendRequest(history(1, 2, 3))] * 4)
+    for answer in answers:
+        timings = answer.timings
+        stages = timings.render_ms, timings.queue_ms, timings.encode_ms, timings.retrieve_ms
+        assert min(stages) > 0
+        assert timings.total_ms >= sum(stages)
+    first, *later = [answer.timings for answer in answers]
+    for earlier, timings in zip([first, *later], later, strict=False):
+        assert timings.queue_ms > earlier.queue_ms + earlier.encode_ms
+        assert timings.total_ms > earlier.total_ms + timings.encode_ms
 
 
 def test_answers_tell_the_micro_batch_that_encoded_them(
-    recommender: Recommender, reference_bundle: Path
+    generation: Generation, reference_bundle: Path
 ) -> None:
     requests = [RecommendRequest(history(*range(1, 1 + length))) for length in (9, 1, 7)]
-    lengths = [len(recommender.render(request).prompt) for request in requests]
+    lengths = [len(generation.render(request, 0.0).query.prompt) for request in requests]
     config = Config(batcher=BatcherConfig(max_batch_size=2))
     small = Recommender.open(reference_bundle, config)
     answers = small.recommend(requests)
@@ -226,77 +245,110 @@ def test_no_requests_give_no_answers(recommender: Recommender) -> None:
     assert recommender.encode_users([]).shape == (0, 128)
 
 
-def test_a_history_of_ten_thousand_items_is_rendered_at_once(recommender: Recommender) -> None:
+def test_a_history_of_ten_thousand_items_is_rendered_at_once(generation: Generation) -> None:
     longest = history(*(1 + index % NUM_ITEMS for index in range(10_000)))
-    query = recommender.render(RecommendRequest(longest))
-    assert query.num_used_interactions == MAX_INTERACTIONS
-    assert len(query.ignored) == 9_990
-    fastest = min(recommender.render(RecommendRequest(longest)).render_ms for _ in range(5))
-    assert fastest < MAX_RENDER_MS
+    rendered = [generation.render(RecommendRequest(longest), 0.0) for _ in range(5)]
+    assert rendered[0].rendering.num_used_interactions == MAX_INTERACTIONS
+    assert len(rendered[0].rendering.ignored) == 9_990
+    fastest_s = min(each.finished - each.started for each in rendered)
+    assert fastest_s * 1e3 < MAX_RENDER_MS
 
 
-class BrokenRanker:
+class BrokenEncoder:
     """Gives one value that is not finite, as an overflowing engine does."""
 
-    max_batches_in_flight = 1
+    sizes: Sequence[Size] = ()
 
     def __init__(self, value: float) -> None:
         self.value = value
         self.num_closed = 0
 
-    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
+    def encode(self, prompts: Sequence[Prompt], size: Size, tower: Tower) -> NDArray[np.float32]:
         assert tower == "user_vector"
+        assert size.num_prompts == len(prompts)
         vectors = np.zeros((len(prompts), 128), np.float32)
         vectors[-1, 5] = self.value
         return vectors
 
-    def rank(self, queries: Sequence[Query]) -> Ranked:
-        vectors = self.encode([query.prompt for query in queries], "user_vector")
-        nothing = np.empty(0, np.int32), np.empty(0, np.float32)
-        return Ranked(vectors, [nothing] * len(queries), encode_ms=0, retrieve_ms=0)
-
-    def warm_up(self) -> None: ...
+    def warm_up(self) -> Mapping[Size, float]:
+        return {Size(1, 2): 1.5}
 
     def close(self) -> None:
         self.num_closed += 1
 
 
+class WatchedRanker:
+    """Ranks nothing, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, list[int]]] = []
+
+    def rank(self, user_vectors: Vectors, searches: Sequence[Search]) -> list[Ranking]:
+        self.asked.append((len(user_vectors), [search.k for search in searches]))
+        return [(np.empty(0, np.int32), np.empty(0, np.float32)) for _ in searches]
+
+    def close(self) -> None:
+        raise AssertionError("it is the resources' to close")
+
+
+def join(encoder: BrokenEncoder, ranker: WatchedRanker) -> SequentialPipeline:
+    resources = ExitStack()
+    resources.callback(encoder.close)
+    return SequentialPipeline(encoder, ranker, resources)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_vector_that_is_not_finite_is_no_answer(reference_bundle: Path, value: float) -> None:
-    broken = Recommender(open_bundle(reference_bundle), BrokenRanker(value), Config())
+def test_a_vector_that_is_not_finite_is_no_answer(generation: Generation, value: float) -> None:
+    pipeline = join(BrokenEncoder(value), WatchedRanker())
+    broken = Recommender(replace(generation, pipeline=pipeline))
     with pytest.raises(EncodingFailed, match="not finite"):
         broken.recommend([RecommendRequest(history(1)), RecommendRequest(history(2))])
 
 
-def test_ranker_that_does_not_warm_up_is_closed(
+def test_pipeline_that_does_not_warm_up_is_closed(
     reference_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ranker = BrokenRanker(0.0)
+    encoder = BrokenEncoder(0.0)
+    pipeline = join(encoder, WatchedRanker())
 
     def fail() -> None:
         raise EncodingFailed("too large")
 
-    monkeypatch.setattr(ranker, "warm_up", fail)
-    monkeypatch.setattr("engine.recommender.open_ranker", lambda *_: ranker)
+    monkeypatch.setattr(pipeline, "warm_up", fail)
+    monkeypatch.setattr("engine.live.open_pipeline", lambda *_: pipeline)
     with pytest.raises(EncodingFailed, match="too large"):
         Recommender.open(reference_bundle)
-    assert ranker.num_closed == 1
+    assert encoder.num_closed == 1
 
 
-def test_warm_up_also_ranks() -> None:
-    asked = []
-
-    def retrieve(user_vectors: NDArray[np.float32], **arguments: object) -> list[Ranking]:
-        asked.append((len(user_vectors), arguments["k"]))
-        return []
-
-    TwoStageRanker(BrokenRanker(0.0), retrieve, ExitStack()).warm_up()
-    assert asked == [(1, [1])]
+def test_warm_up_also_ranks_and_gives_what_was_measured() -> None:
+    ranker = WatchedRanker()
+    assert join(BrokenEncoder(0.0), ranker).warm_up() == {Size(1, 2): 1.5}
+    assert ranker.asked == [(1, [1])]
 
 
-def test_closing_twice_releases_the_encoder_once(reference_bundle: Path) -> None:
-    encoder = BrokenRanker(0.0)
-    recommender = Recommender(open_bundle(reference_bundle), encoder, Config())
+def test_vectors_that_one_has_are_ranked_without_encoding(generation: Generation) -> None:
+    class NoEncoder(BrokenEncoder):
+        def encode(self, *_: object) -> Vectors:
+            raise AssertionError("nothing is to be encoded")
+
+    vectors = generation.pipeline.encode(fill(Size(3, 9)), Size(3, 9), "user_vector")
+    items = generation.catalogue.item_vectors
+    pipeline = SequentialPipeline(NoEncoder(0.0), CpuRanker(items), ExitStack())
+    searches = [Search(k, np.arange(excluded, dtype=np.int32)) for k, excluded in ((1, 0), (9, 50))]
+    scores = vectors[:2] @ items.T
+    for (rows, _), search, row_scores in zip(
+        pipeline.rank(vectors[:2], searches), searches, scores, strict=True
+    ):
+        row_scores[search.excluded_rows] = -np.inf
+        assert rows.tolist() == np.argsort(-row_scores, kind="stable")[: search.k].tolist()
+
+
+def test_closing_twice_releases_the_encoder_once(
+    generation: Generation, reference_bundle: Path
+) -> None:
+    encoder = BrokenEncoder(0.0)
+    recommender = Recommender(replace(generation, pipeline=join(encoder, WatchedRanker())))
     recommender.close()
     recommender.close()
     assert encoder.num_closed == 1

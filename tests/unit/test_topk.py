@@ -10,9 +10,22 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.native._native import masked_topk
-from engine.ranking.cpu import Ranking, retrieve
+from engine.query import Ranking
+from engine.query import Search as OneSearch
+from engine.ranking.cpu import CpuRanker
 
 NO_ROWS = np.empty(0, np.int32)
+
+
+def retrieve(
+    users: NDArray[np.float32],
+    items: NDArray[np.float32],
+    excluded_rows: Sequence[NDArray[np.int32]],
+    k: Sequence[int],
+    num_threads: int,
+) -> list[Ranking]:
+    pairs = zip(k, excluded_rows, strict=True)
+    return CpuRanker(items, num_threads).rank(users, [OneSearch(*pair) for pair in pairs])
 
 
 @dataclass(frozen=True)

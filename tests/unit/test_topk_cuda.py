@@ -15,7 +15,7 @@ from support.fake_cuda import FakeCuda
 
 from engine.errors import PlanError
 from engine.gpu import Gpu
-from engine.ranking.cpu import Ranking
+from engine.query import Ranking
 from perf import peaks, topk, topk_cuda
 
 

@@ -1,25 +1,27 @@
-"""Runs the encoder graph on buffers that are bound once, each bucket at its full size."""
+"""Runs the encoder graph on buffers that are bound once, each size as a whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from onnxruntime import OrtValue, RunOptions
 
-from engine.bundle.manifest import Bucket
-from engine.encoders.encoder import Tower, Untyped
-from engine.encoders.graph_inputs import PackedPrompts, pack_into
+from engine.encoders.encoder import Tower
+from engine.encoders.graph_inputs import GraphInputs, pack_into
+from engine.encoders.timing import milliseconds
 from engine.errors import EncodingFailed
-from engine.request import Prompt
-from engine.sizes import assign, fill
+from engine.query import Prompt, fill
+from engine.sizes import Size
+from engine.untyped import Untyped
 
 Device = Literal["cuda", "cpu"]
 
 
 class BoundEncoder:
-    """Holds a session on one device, the item table `[N, 64]` and the buffers of each bucket there.
+    """Holds a session on one device, the item table `[N, 64]` and the buffers of each size there.
 
     Every run is on one thread of its own: ONNX Runtime keeps CUDA graphs for the thread that
     captured them, and would capture them again for another one.
@@ -28,54 +30,51 @@ class BoundEncoder:
     def __init__(
         self,
         session: Untyped,
-        buckets: Sequence[Bucket],
+        sizes: Sequence[Size],
         item_table: NDArray[np.float32],
         device: Device,
     ) -> None:
-        self._buckets = buckets
-        self._vector_dim: int = session.get_outputs()[0].shape[1]
+        self.sizes = sizes
+        vector_dim: int = session.get_outputs()[0].shape[1]
         table = OrtValue.ortvalue_from_numpy(np.ascontiguousarray(item_table), device)
-        self._bound = [
-            BoundBucket(session, bucket, table, graph_id)
-            for graph_id, bucket in enumerate(buckets, start=1)
-        ]
+        self._bound = {
+            size: BoundSize(session, size, table, vector_dim, graph_id)
+            for graph_id, size in enumerate(sizes, start=1)
+        }
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="forward")
 
-    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        vectors = np.empty((len(prompts), self._vector_dim), np.float32)
-        for place, part in assign(prompts, self._buckets):
-            run = self._bound[place].run
-            vectors[part] = self._thread.submit(run, prompts[part], tower).result()
-        return vectors
+    def encode(self, prompts: Sequence[Prompt], size: Size, tower: Tower) -> NDArray[np.float32]:
+        return self._thread.submit(self._bound[size].run, prompts, tower).result()
 
-    def warm_up(self) -> None:
-        """Run each bucket, which captures its CUDA graph where there is a GPU."""
-        for bucket in self._buckets:
-            self.encode(fill(bucket), "user_vector")
+    def warm_up(self) -> Mapping[Size, float]:
+        """Run each size, which captures its CUDA graph where there is a GPU, and time the next."""
+        measured_ms = {}
+        for size in self.sizes:
+            run = partial(self.encode, fill(size), size, "user_vector")
+            run()
+            measured_ms[size] = milliseconds(run)
+        return measured_ms
 
     def close(self) -> None:
         self._thread.shutdown()
-        self._bound = []
+        self._bound = {}
 
 
-class BoundBucket:
+class BoundSize:
     """Inputs and outputs of one size, at the same addresses in every run, as CUDA graphs need."""
 
-    def __init__(self, session: Untyped, bucket: Bucket, table: Untyped, graph_id: int) -> None:
+    def __init__(
+        self, session: Untyped, size: Size, table: Untyped, vector_dim: int, graph_id: int
+    ) -> None:
         self._session = session
-        self._bucket = bucket
-        batch, tokens = bucket.max_batch_size, bucket.max_tokens
-        shapes = {
-            "input_ids": (batch, tokens),
-            "slot_ids": (batch, tokens),
-            "readout_position": (batch,),
-        }
-        self._staging = PackedPrompts(
-            **{name: np.zeros(shape, np.int64) for name, shape in shapes.items()}
-        )
+        self._size = size
+        self._staging = GraphInputs.of_size(size)
         allocate, device = OrtValue.ortvalue_from_shape_and_type, table.device_name()
-        self._inputs = {name: allocate(shape, np.int64, device) for name, shape in shapes.items()}
-        vectors_shape = (batch, session.get_outputs()[0].shape[1])
+        self._inputs = {
+            name: allocate(array.shape, np.int64, device)
+            for name, array in self._staging._asdict().items()
+        }
+        vectors_shape = (size.num_prompts, vector_dim)
         towers = get_args(Tower)
         self._outputs = {tower: allocate(vectors_shape, np.float32, device) for tower in towers}
         self._binding = session.io_binding()
@@ -88,7 +87,7 @@ class BoundBucket:
         self._options.add_run_config_entry("gpu_graph_id", str(graph_id))
 
     def run(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        """Encode no more prompts than the bucket holds into `[B, D]`.
+        """Encode no more prompts than the size holds into `[B, D]`.
 
         Raises:
             EncodingFailed: with the size and ONNX Runtime's words.
@@ -99,10 +98,7 @@ class BoundBucket:
             self._binding.synchronize_outputs()
             vectors: NDArray[np.float32] = self._outputs[tower].numpy()
         except Exception as error:
-            raise EncodingFailed(
-                f"ONNX Runtime could not run {self._bucket.max_batch_size} prompts of"
-                f" {self._bucket.max_tokens} tokens: {error}"
-            ) from error
+            raise EncodingFailed(f"ONNX Runtime could not run {self._size}: {error}") from error
         return vectors[: len(prompts)].copy()
 
     def _copy_in(self, prompts: Sequence[Prompt]) -> None:

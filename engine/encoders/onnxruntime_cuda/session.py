@@ -6,8 +6,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from engine.encoders.encoder import Untyped
-from engine.errors import PlanError
+from engine.errors import BackendUnavailable
+from engine.untyped import Untyped
 
 PROVIDER = "CUDAExecutionProvider"
 OPTIONS = {
@@ -29,11 +29,11 @@ def require_provider() -> None:
     """Refuse an ONNX Runtime that was built without CUDA.
 
     Raises:
-        PlanError: with the packages to install.
+        BackendUnavailable: with the packages to install.
     """
     available = onnxruntime.get_available_providers()
     if PROVIDER not in available:
-        raise PlanError(
+        raise BackendUnavailable(
             f"onnxruntime {onnxruntime.__version__} is installed with {', '.join(available)};"
             f" {PROVIDER} is needed: {INSTALL}"
         )
@@ -43,7 +43,7 @@ def open_session(graph: Path) -> Untyped:
     """Load a graph on the first GPU, all of it.
 
     Raises:
-        PlanError: CUDA does not start, or the graph cannot be loaded on the GPU as a whole.
+        BackendUnavailable: CUDA does not start, or the GPU cannot run the whole graph.
     """
     complaints = _load_cuda_libraries()
     options = onnxruntime.SessionOptions()
@@ -61,13 +61,13 @@ def open_session(graph: Path) -> Untyped:
         remedy = "docs/gpu.md names the versions that can"
         if "allocate memory" in str(error):
             remedy = "stop what else uses the GPU"
-        raise PlanError(
+        raise BackendUnavailable(
             f"onnxruntime-gpu {onnxruntime.__version__} cannot load {graph} on this GPU as a"
             f" whole: {str(error).strip()}; {remedy}"
         ) from error
     # It goes on without a provider that does not start, and tells only its log.
     if PROVIDER not in session.get_providers():
-        raise PlanError(
+        raise BackendUnavailable(
             f"{PROVIDER} of onnxruntime-gpu {onnxruntime.__version__} does not start:"
             f" {complaints or 'see its log above'}; it needs CUDA {_cuda_version()} and a driver"
             f" that supports it: {INSTALL}"

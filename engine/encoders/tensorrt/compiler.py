@@ -5,11 +5,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
 
-from engine.bundle.manifest import Bucket, Plan
-from engine.encoders.encoder import Untyped
+from engine.bundle.manifest import Plan
 from engine.encoders.tensorrt.library import Library, make_logger
 from engine.errors import PlanError
 from engine.gpu import Gpu
+from engine.sizes import Size
+from engine.untyped import Untyped
 
 MAX_ITEMS = (2**31 - 1) // 64
 """Rows of an item table that TensorRT can index; a plan leaves their number open."""
@@ -57,8 +58,8 @@ def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, repo
     config = builder.create_builder_config()
     config.progress_monitor = _make_monitor(library, report)
     _configure(library, config, plan.compute_capabilities)
-    for bucket in plan.buckets:
-        config.add_optimization_profile(_make_profile(builder, bucket))
+    for size in plan.sizes:
+        config.add_optimization_profile(_make_profile(builder, size))
     is_built = builder.build_serialized_network_to_stream(network, config, writer)
     if writer.problem is not None:
         raise writer.problem
@@ -74,9 +75,9 @@ def _configure(library: Library, config: Untyped, targets: Sequence[str]) -> Non
             config.set_compute_capability(library.targets[target], index)
 
 
-def _make_profile(builder: Untyped, bucket: Bucket) -> Untyped:
+def _make_profile(builder: Untyped, size: Size) -> Untyped:
     profile = builder.create_optimization_profile()
-    batch, tokens = bucket.max_batch_size, bucket.max_tokens
+    batch, tokens = size.num_prompts, size.num_tokens
     for name in ("input_ids", "slot_ids"):
         profile.set_shape(name, (1, 1), (batch, tokens), (batch, tokens))
     profile.set_shape("readout_position", (1,), (batch,), (batch,))

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 from engine.bundle.manifest import LibraryName
-from engine.encoders.encoder import Untyped
-from engine.errors import PlanError
+from engine.errors import BackendUnavailable, PlanError
+from engine.untyped import Untyped
 
 REMEDY = (
     "install tensorrt_rtx (pip install 'llmsrec-engine[tensorrt-rtx]'; GeForce and RTX GPUs of"
@@ -86,7 +86,7 @@ def load_library(name: LibraryName | None = None) -> Library:
     """Import the library of that name, or the first that is installed.
 
     Raises:
-        PlanError: it is not installed, or lacks a library of its own.
+        BackendUnavailable: it is not installed, or lacks a library of its own.
     """
     names: tuple[LibraryName, ...] = get_args(LibraryName) if name is None else (name,)
     for each in names:
@@ -94,10 +94,12 @@ def load_library(name: LibraryName | None = None) -> Library:
             return Library(each, importlib.import_module(each))
         except ModuleNotFoundError as error:
             if error.name != each:
-                raise PlanError(f"{each} is installed but lacks {error.name}; {REMEDY}") from error
+                raise BackendUnavailable(
+                    f"{each} is installed but lacks {error.name}; {REMEDY}"
+                ) from error
         except (ImportError, OSError) as error:
-            raise PlanError(f"{each} is installed but does not load ({error})") from error
-    raise PlanError(f"not installed: {', '.join(names)}; {REMEDY}")
+            raise BackendUnavailable(f"{each} is installed but does not load ({error})") from error
+    raise BackendUnavailable(f"not installed: {', '.join(names)}; {REMEDY}")
 
 
 def make_logger(library: Library, report: Callable[[str], None]) -> Untyped:

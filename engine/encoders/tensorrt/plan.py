@@ -6,10 +6,10 @@ from collections import deque
 from pathlib import Path
 
 from engine.bundle.manifest import Plan
-from engine.encoders.encoder import Untyped
 from engine.encoders.tensorrt.library import Library, make_logger
 from engine.errors import PlanError
 from engine.gpu import Gpu
+from engine.untyped import Untyped
 
 MAX_COMPLAINTS = 8
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def load_plan(library: Library, bundle: Path, plan: Plan, gpu: Gpu) -> Untyped:
         raise PlanError(
             f"{library.name} {library.version} cannot load {path} on a GPU of compute capability"
             f" {gpu.compute_capability}: {'; '.join(complaints)}; compile it for this one:"
-            f" python -m engine check {bundle} --rebuild --target {gpu.compute_capability}"
+            f" python -m engine rebuild {bundle} --target {gpu.compute_capability}"
         )
     return engine
 
@@ -46,7 +46,7 @@ def check_plan(plan: Plan, library_version: str, compute_capability: str, bundle
     Raises:
         PlanError: saying what is there and what is needed.
     """
-    command = f"python -m engine check {bundle} --rebuild"
+    command = f"python -m engine rebuild {bundle}"
     if plan.library_version != library_version:
         raise PlanError(
             f"{bundle}: the plan was compiled by {plan.library} {plan.library_version}, installed"

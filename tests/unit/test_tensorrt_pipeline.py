@@ -22,39 +22,57 @@ from numpy.typing import NDArray
 from support.emulated_topk import EmulatedKernels, EmulatedTopK
 from support.fake_cuda import FakeCuda
 from support.fake_tensorrt import FORWARD_MS, VERSION, Context, Runtime, make_module, write_plan
+from support.running import encode_all, run_all
 
 from engine import Recommender, RecommendRequest
-from engine.bundle.manifest import GRAPH_FILE, LibraryName, Plan
-from engine.bundle.manifest import Bucket as Size
+from engine.bundle.manifest import GRAPH_FILE, LibraryName, OnnxRuntimeCuda, Plan
 from engine.bundle.opened import Bundle
-from engine.config import BatcherConfig, Config, RetrievalConfig, ServerConfig
+from engine.config import AdmissionConfig, BatcherConfig, Config, RetrievalConfig, ServerConfig
 from engine.encoders.encoder import Tower
 from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
-from engine.errors import EncodingFailed, GpuFailed, PlanError
+from engine.errors import BackendUnavailable, EncodingFailed, GpuFailed, PlanError
 from engine.gpu import Gpu
+from engine.live import Generation, Live
 from engine.pipelines import open as opening
-from engine.pipelines.open import open_ranker
-from engine.pipelines.pipeline import Ranked
-from engine.pipelines.tensorrt import TensorRTRanker
+from engine.pipelines.open import open_pipeline
+from engine.pipelines.pipeline import Pipeline, Ranked
+from engine.pipelines.tensorrt import TensorRTPipeline
+from engine.query import Query, Ranking, Search
 from engine.ranking import cuda_topk
-from engine.ranking.cpu import Retrieve, retrieve
-from engine.ranking.cuda import GpuRetriever
-from engine.ranking.cuda_topk import GpuTopK
-from engine.request import Query
+from engine.ranking.cpu import CpuRanker
+from engine.ranking.cuda import CudaRanker
+from engine.ranking.cuda_topk import CudaTopK
+from engine.ranking.stored_items import store
 from engine.rpc.client import recommend
 from engine.rpc.server import Server
+from engine.serving import Serving
+from engine.sizes import Size, choose_limits
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 PROFILES = [Size(1, 512), Size(4, 512), Size(2, MAX_PROMPT_TOKENS)]
 LIBRARIES: tuple[LibraryName, ...] = ("tensorrt", "tensorrt_rtx")
 TOPK_MS = 2.0
-NUM_LANES = 2
-Open = Callable[..., TensorRTRanker]
+MAX_IN_FLIGHT = 2
+Open = Callable[..., TensorRTPipeline]
 Vectors = NDArray[np.float32]
 
 
-def no_retrieval(*_: object, **__: object) -> Any:  # noqa: ANN401
-    raise AssertionError("the CPU ranked")
+class WatchedCpuRanker(CpuRanker):
+    """Counts the users that the CPU ranks for."""
+
+    num_users = 0
+
+    def rank(self, user_vectors: Vectors, searches: Sequence[Search]) -> list[Ranking]:
+        WatchedCpuRanker.num_users += len(searches)
+        return super().rank(user_vectors, searches)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> type[WatchedCpuRanker]:
+    """Puts the counting ranker in the place of what a GPU's ranker turns to."""
+    monkeypatch.setattr(WatchedCpuRanker, "num_users", 0)
+    monkeypatch.setattr("engine.ranking.cuda.CpuRanker", WatchedCpuRanker)
+    return WatchedCpuRanker
 
 
 @pytest.fixture(scope="module")
@@ -79,28 +97,26 @@ def cuda(monkeypatch: pytest.MonkeyPatch, emulated: EmulatedKernels) -> FakeCuda
 
 
 @pytest.fixture
-def open_plan(cuda: FakeCuda, recommender: Recommender, tmp_path: Path) -> Iterator[Open]:
+def open_plan(cuda: FakeCuda, opened_bundle: Bundle, tmp_path: Path) -> Iterator[Open]:
     """Opens the reference bundle as if it held a plan; what is not closed is, in the end."""
     opened = ExitStack()
 
     def open_one(
         library: LibraryName = "tensorrt",
         config: RetrievalConfig | None = None,
-        on_cpu: Retrieve = no_retrieval,
         compute_capability: str = "9.0",
-    ) -> TensorRTRanker:
-        bundle = recommender._bundle
+    ) -> TensorRTPipeline:
         plan = Plan(
             graph_sha256="0" * 64,
             library=library,
             library_version=VERSION,
             compute_capabilities=[compute_capability],
-            buckets=PROFILES,
+            sizes=PROFILES,
         )
-        write_plan(tmp_path / plan.file, bundle.path / GRAPH_FILE, PROFILES)
-        moved = replace(bundle, path=tmp_path)
-        ranker = TensorRTRanker(moved, plan, config or RetrievalConfig(), on_cpu)
-        return opened.enter_context(closing(ranker))
+        write_plan(tmp_path / plan.file, opened_bundle.path / GRAPH_FILE, PROFILES)
+        moved = replace(opened_bundle, path=tmp_path)
+        pipeline = TensorRTPipeline(moved, plan, config or RetrievalConfig())
+        return opened.enter_context(closing(pipeline))
 
     yield open_one
     opened.close()
@@ -108,7 +124,7 @@ def open_plan(cuda: FakeCuda, recommender: Recommender, tmp_path: Path) -> Itera
 
 
 @pytest.fixture(scope="module")
-def queries(recommender: Recommender, reference: Reference) -> list[Query]:
+def queries(generation: Generation, reference: Reference) -> list[Query]:
     """Histories of many lengths, with many k and exclusions, none of them once."""
     requests = [
         RecommendRequest(
@@ -119,11 +135,12 @@ def queries(recommender: Recommender, reference: Reference) -> list[Query]:
         )
         for place, history in enumerate(reference.histories)
     ]
-    return [recommender.render(request) for request in requests]
+    return [generation.render(request, 0.0).query for request in requests]
 
 
-def on_cpu(bundle: Bundle) -> Retrieve:
-    return partial(retrieve, item_vectors=bundle.item_vectors, num_threads=1)
+@pytest.fixture(scope="module")
+def reference_pipeline(generation: Generation) -> Pipeline:
+    return generation.pipeline
 
 
 def assert_ranked_alike(found: Ranked, expected: Ranked) -> None:
@@ -136,15 +153,22 @@ def assert_ranked_alike(found: Ranked, expected: Ranked) -> None:
         np.testing.assert_allclose(scores, expected_scores, rtol=1e-5, atol=1e-5)
 
 
-def contexts_of(ranker: TensorRTRanker) -> list[Context]:
-    return ranker._forwards.contexts
+def assert_same_bits(found: Sequence[Ranking], expected: Sequence[Ranking]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        for array, expected_array in zip(one, other, strict=True):
+            np.testing.assert_array_equal(array, expected_array)
+
+
+def contexts_of(cuda: FakeCuda) -> list[Context]:
+    """List those that live, in the order of their sizes."""
+    return [context for each in cuda.contexts if (context := each()) is not None]
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("num_queries", [1, 2, 3, 4, 24])
 def test_answers_are_those_of_the_cpu(
     open_plan: Open,
-    recommender: Recommender,
+    reference_pipeline: Pipeline,
     queries: list[Query],
     library: LibraryName,
     num_queries: int,
@@ -152,43 +176,50 @@ def test_answers_are_those_of_the_cpu(
     ranker = open_plan(library)
     ranker.warm_up()
     some = queries[:num_queries]
-    assert_ranked_alike(ranker.rank(some), recommender._ranker.rank(some))
-    assert_ranked_alike(ranker.rank(some[::-1]), recommender._ranker.rank(some[::-1]))
+    assert_ranked_alike(run_all(ranker, some), run_all(reference_pipeline, some))
+    assert_ranked_alike(run_all(ranker, some[::-1]), run_all(reference_pipeline, some[::-1]))
 
 
 @pytest.mark.parametrize("tower", ["user_vector", "item_vector"])
 def test_both_towers_give_the_vectors_of_the_cpu(
-    open_plan: Open, recommender: Recommender, queries: list[Query], tower: Tower
+    open_plan: Open, reference_pipeline: Pipeline, queries: list[Query], tower: Tower
 ) -> None:
     prompts = [query.prompt for query in queries]
-    found = open_plan().encode(prompts, tower)
-    expected = recommender._ranker.encode(prompts, tower)
+    found = encode_all(open_plan(), prompts, tower)
+    expected = encode_all(reference_pipeline, prompts, tower)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_two_micro_batches_are_under_way_and_do_not_mix(
-    open_plan: Open, cuda: FakeCuda, recommender: Recommender, queries: list[Query]
+    open_plan: Open, cuda: FakeCuda, reference_pipeline: Pipeline, queries: list[Query]
 ) -> None:
     ranker = open_plan()
     ranker.warm_up()
-    both_queued = threading.Barrier(NUM_LANES, timeout=10)
+    both_queued = threading.Barrier(MAX_IN_FLIGHT, timeout=10)
 
     def wait_for_the_other() -> None:
         both_queued.wait()
 
     cuda.before_waiting = wait_for_the_other
     batches = [queries[start : start + 3] for start in range(0, 24, 3)]
-    with ThreadPoolExecutor(NUM_LANES) as threads:
-        found = list(threads.map(ranker.rank, batches))
+    with ThreadPoolExecutor(MAX_IN_FLIGHT) as threads:
+        found = list(threads.map(partial(run_all, ranker), batches))
     for one, batch in zip(found, batches, strict=True):
-        assert_ranked_alike(one, recommender._ranker.rank(batch))
+        assert_ranked_alike(one, run_all(reference_pipeline, batch))
 
 
 async def test_server_keeps_two_micro_batches_under_way_and_answers_as_from_the_cpu(
-    open_plan: Open, cuda: FakeCuda, recommender: Recommender, reference: Reference
+    open_plan: Open,
+    cuda: FakeCuda,
+    generation: Generation,
+    recommender: Recommender,
+    reference: Reference,
 ) -> None:
-    config = Config(server=ServerConfig(listen="127.0.0.1:0"), batcher=BatcherConfig(2048, 4))
-    server = Server(Recommender(recommender._bundle, open_plan(), config), config)
+    pipeline = open_plan()
+    limits = choose_limits(BatcherConfig(2048, 4), pipeline.sizes)
+    on_gpu = replace(generation, pipeline=pipeline, limits=limits)
+    serving = Serving(Live(on_gpu), AdmissionConfig())
+    server = Server(serving, ServerConfig(listen="127.0.0.1:0"))
     await server.start()
     waiting, most = [], []
 
@@ -211,44 +242,44 @@ async def test_server_keeps_two_micro_batches_under_way_and_answers_as_from_the_
     await server.drain()
     expected = recommender.recommend(requests)
     assert found == [[item.item_id for item in answer.items] for answer in expected]
-    assert max(most) == NUM_LANES
+    assert max(most) == MAX_IN_FLIGHT
 
 
 @pytest.mark.parametrize("device", ["gpu", "cpu"])
 def test_bundle_of_onnxruntime_cuda_is_ranked_where_it_is_configured(
     cuda: FakeCuda,
-    recommender: Recommender,
+    opened_bundle: Bundle,
+    reference_pipeline: Pipeline,
     queries: list[Query],
     monkeypatch: pytest.MonkeyPatch,
     device: Literal["gpu", "cpu"],
 ) -> None:
-    bundle = recommender._bundle
-
-    def open_on_host(path: Path, buckets: Sequence[Size], table: Vectors) -> BoundEncoder:
+    def open_on_host(path: Path, sizes: Sequence[Size], table: Vectors) -> BoundEncoder:
         providers = ["CPUExecutionProvider"]
         session = onnxruntime.InferenceSession(path / GRAPH_FILE, providers=providers)
-        return BoundEncoder(session, buckets, table, "cpu")
+        return BoundEncoder(session, sizes, table, "cpu")
 
     monkeypatch.setattr(opening, "CudaEncoder", open_on_host)
-    manifest = msgspec.structs.replace(bundle.manifest, buckets=PROFILES)
+    kind = OnnxRuntimeCuda(precision="fp32", sizes=PROFILES)
+    manifest = msgspec.structs.replace(opened_bundle.manifest, encoder=kind)
     config = Config(retrieval=RetrievalConfig(device))
-    with closing(open_ranker(replace(bundle, manifest=manifest), config)) as ranker:
+    with closing(open_pipeline(replace(opened_bundle, manifest=manifest), config)) as ranker:
         assert ranker.max_batches_in_flight == 2
         num_allocated = cuda.num_live
         ranker.warm_up()
         some = queries[:4]
-        assert_ranked_alike(ranker.rank(some), recommender._ranker.rank(some))
+        assert_ranked_alike(run_all(ranker, some), run_all(reference_pipeline, some))
     assert (num_allocated > 0) == (device == "gpu")
     assert cuda.num_live == 0
 
 
 def test_results_outlive_the_next_micro_batches(open_plan: Open, queries: list[Query]) -> None:
     ranker = open_plan()
-    first = ranker.rank(queries[:2])
+    first = run_all(ranker, queries[:2])
     kept = [(rows.copy(), scores.copy()) for rows, scores in first.rankings]
     vectors = first.user_vectors.copy()
     for start in range(2, 8, 2):
-        ranker.rank(queries[start : start + 2])
+        run_all(ranker, queries[start : start + 2])
     np.testing.assert_array_equal(first.user_vectors, vectors)
     for (rows, scores), (kept_rows, kept_scores) in zip(first.rankings, kept, strict=True):
         np.testing.assert_array_equal(rows, kept_rows)
@@ -260,14 +291,14 @@ def test_tensorrt_replays_a_graph_of_each_size(
 ) -> None:
     ranker = open_plan("tensorrt")
     ranker.warm_up()
-    num_sizes = len(ranker._forwards.sizes)
-    runs = [context.num_runs for context in contexts_of(ranker)]
+    num_sizes = len(ranker.sizes)
+    runs = [context.num_runs for context in contexts_of(cuda)]
     assert runs == [2] * num_sizes
-    assert cuda.num_launches == num_sizes + 1
-    ranker.rank(queries[:2])
-    ranker.rank(queries[2:5])
-    assert cuda.num_launches == num_sizes + 3
-    assert [context.num_runs for context in contexts_of(ranker)] == runs
+    assert cuda.num_launches == 2 * num_sizes + 1
+    run_all(ranker, queries[:2])
+    run_all(ranker, queries[2:5])
+    assert cuda.num_launches == 2 * num_sizes + 3
+    assert [context.num_runs for context in contexts_of(cuda)] == runs
 
 
 def test_tensorrt_rtx_is_told_to_capture_graphs_by_itself(
@@ -275,20 +306,20 @@ def test_tensorrt_rtx_is_told_to_capture_graphs_by_itself(
 ) -> None:
     ranker = open_plan("tensorrt_rtx")
     ranker.warm_up()
-    ranker.rank(queries[:2])
+    run_all(ranker, queries[:2])
     assert cuda.num_launches == 0
-    for context in contexts_of(ranker):
+    for context in contexts_of(cuda):
         assert context.num_runs >= 2
         assert context.config.cuda_graph_strategy == "whole"
         assert context.config.dynamic_shapes_kernel_specialization_strategy == "eager"
 
 
-def test_each_size_runs_on_the_nearest_profile(open_plan: Open) -> None:
+def test_each_size_runs_on_the_nearest_profile(open_plan: Open, cuda: FakeCuda) -> None:
     ranker = open_plan()
     profiles = dict(
         zip(
-            [(size.max_batch_size, size.max_tokens) for size in ranker._forwards.sizes],
-            [tuple(context.profile) for context in contexts_of(ranker)],
+            [(size.num_prompts, size.num_tokens) for size in ranker.sizes],
+            [tuple(context.profile) for context in contexts_of(cuda)],
             strict=True,
         )
     )
@@ -303,42 +334,37 @@ def test_each_size_runs_on_the_nearest_profile(open_plan: Open) -> None:
 
 
 def test_timings_are_the_gpus(open_plan: Open, queries: list[Query]) -> None:
-    ranked = open_plan().rank(queries[:2])
+    ranked = run_all(open_plan(), queries[:2])
     assert (ranked.encode_ms, ranked.retrieve_ms) == (FORWARD_MS, TOPK_MS)
 
 
 @pytest.mark.parametrize("limit", ["MAX_K", "MAX_EXCLUSIONS"])
 def test_what_the_top_k_has_no_room_for_is_ranked_by_the_cpu(
     open_plan: Open,
-    recommender: Recommender,
+    on_cpu: type[WatchedCpuRanker],
+    reference_pipeline: Pipeline,
     queries: list[Query],
     monkeypatch: pytest.MonkeyPatch,
     limit: str,
 ) -> None:
     fitting, beyond = queries[1:2], queries[10:12]
     monkeypatch.setattr(cuda_topk, limit, 20)
-    asked = []
-
-    def watched(user_vectors: Vectors, **arguments: Any) -> Any:  # noqa: ANN401
-        asked.append(len(user_vectors))
-        return on_cpu(recommender._bundle)(user_vectors, **arguments)
-
-    ranker = open_plan(on_cpu=watched)
-    assert_ranked_alike(ranker.rank(fitting), recommender._ranker.rank(fitting))
-    assert asked == []
-    assert_ranked_alike(ranker.rank(beyond), recommender._ranker.rank(beyond))
-    assert asked == [2]
+    ranker = open_plan()
+    assert_ranked_alike(run_all(ranker, fitting), run_all(reference_pipeline, fitting))
+    assert on_cpu.num_users == 0
+    assert_ranked_alike(run_all(ranker, beyond), run_all(reference_pipeline, beyond))
+    assert on_cpu.num_users == 2
 
 
 def test_cpu_ranks_where_it_is_told_to_without_the_kernels(
     open_plan: Open,
-    recommender: Recommender,
+    reference_pipeline: Pipeline,
     queries: list[Query],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
-    ranker = open_plan(config=RetrievalConfig(device="cpu"), on_cpu=on_cpu(recommender._bundle))
-    assert_ranked_alike(ranker.rank(queries), recommender._ranker.rank(queries))
+    ranker = open_plan(config=RetrievalConfig(device="cpu"))
+    assert_ranked_alike(run_all(ranker, queries), run_all(reference_pipeline, queries))
 
 
 def test_kernels_that_are_not_built_are_named_with_both_remedies(
@@ -346,27 +372,29 @@ def test_kernels_that_are_not_built_are_named_with_both_remedies(
 ) -> None:
     monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
     monkeypatch.setattr(Runtime, "refuses", "a plan of gigabytes")
-    with pytest.raises(PlanError, match=r'not built .*nvcc 12.*or set retrieval\.device = "cpu"'):
+    with pytest.raises(
+        BackendUnavailable, match=r'not built .*nvcc 12.*or set retrieval\.device = "cpu"'
+    ):
         open_plan()
 
 
 def test_run_that_fails_is_an_error_with_its_size_and_the_next_one_works(
-    open_plan: Open, recommender: Recommender, queries: list[Query]
+    open_plan: Open, cuda: FakeCuda, reference_pipeline: Pipeline, queries: list[Query]
 ) -> None:
     ranker = open_plan()
-    for context in contexts_of(ranker):
+    for context in contexts_of(cuda):
         context.is_broken = True
-    for _ in range(NUM_LANES + 1):
+    for _ in range(MAX_IN_FLIGHT + 1):
         with pytest.raises(EncodingFailed, match="could not run 1 prompts of 512 tokens"):
-            ranker.rank(queries[:1])
-    for context in contexts_of(ranker):
+            run_all(ranker, queries[:1])
+    for context in contexts_of(cuda):
         context.is_broken = False
-    assert_ranked_alike(ranker.rank(queries[:1]), recommender._ranker.rank(queries[:1]))
+    assert_ranked_alike(run_all(ranker, queries[:1]), run_all(reference_pipeline, queries[:1]))
 
 
 @pytest.mark.parametrize(
     ("total_bytes", "remedy"),
-    [(40_000, "build with a smaller --profile"), (600_000, r'set retrieval\.device = "cpu"')],
+    [(40_000, "build with a smaller --size"), (600_000, r'set retrieval\.device = "cpu"')],
     ids=["inputs", "items"],
 )
 def test_too_little_memory_is_an_error_with_what_is_free_and_needed(
@@ -374,7 +402,8 @@ def test_too_little_memory_is_an_error_with_what_is_free_and_needed(
 ) -> None:
     cuda.total_bytes = total_bytes
     with pytest.raises(
-        PlanError, match=rf"the GPU has \d MB free, \d+ MB more are needed; stop .*, or {remedy}$"
+        BackendUnavailable,
+        match=rf"the GPU has \d MB free, \d+ MB more are needed; stop .*, or {remedy}$",
     ):
         open_plan()
 
@@ -382,15 +411,15 @@ def test_too_little_memory_is_an_error_with_what_is_free_and_needed(
 def test_item_table_that_a_plan_does_not_take_is_refused(
     open_plan: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fake_tensorrt.Engine.max_items", 399)
-    with pytest.raises(PlanError, match="cannot make 1 prompts of 512 tokens ready"):
+    monkeypatch.setattr("support.fake_tensorrt.Engine.max_items", 399)
+    with pytest.raises(BackendUnavailable, match="cannot make 1 prompts of 512 tokens ready"):
         open_plan()
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_failure_behind_a_queued_forward_spoils_no_other(
     open_plan: Open,
-    recommender: Recommender,
+    reference_pipeline: Pipeline,
     queries: list[Query],
     monkeypatch: pytest.MonkeyPatch,
     library: LibraryName,
@@ -402,12 +431,12 @@ def test_failure_behind_a_queued_forward_spoils_no_other(
         raise RuntimeError("the kernels do not start")
 
     with monkeypatch.context() as broken:
-        broken.setattr(GpuTopK, "queue", fail)
-        for _ in range(NUM_LANES):
+        broken.setattr(CudaTopK, "queue", fail)
+        for _ in range(MAX_IN_FLIGHT):
             with pytest.raises(RuntimeError, match="do not start"):
-                ranker.rank(queries[:1])
+                run_all(ranker, queries[:1])
     # In another size, what lies in the lanes' memory means something else.
-    assert_ranked_alike(ranker.rank(queries[:4]), recommender._ranker.rank(queries[:4]))
+    assert_ranked_alike(run_all(ranker, queries[:4]), run_all(reference_pipeline, queries[:4]))
 
 
 def test_gpu_that_is_lost_is_said_to_have_failed(
@@ -416,20 +445,20 @@ def test_gpu_that_is_lost_is_said_to_have_failed(
     ranker = open_plan()
     ranker.warm_up()
     cuda.is_lost = True
-    for _ in range(NUM_LANES + 1):
+    for _ in range(MAX_IN_FLIGHT + 1):
         with pytest.raises(GpuFailed, match="cudaEventSynchronize failed with cudaErrorIllegal"):
-            ranker.rank(queries[:1])
+            run_all(ranker, queries[:1])
     cuda.is_lost = False
 
 
 def test_graph_that_cannot_be_recorded_is_the_error_of_the_run(
-    open_plan: Open, monkeypatch: pytest.MonkeyPatch
+    open_plan: Open, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ranker = open_plan("tensorrt")
     capture = Gpu.capture
 
     def break_first(gpu: Gpu, queue: Callable[[], None]) -> Any:  # noqa: ANN401
-        for context in contexts_of(ranker):
+        for context in contexts_of(cuda):
             context.is_broken = True
         return capture(gpu, queue)
 
@@ -448,60 +477,112 @@ def test_plan_that_does_not_load_is_an_error_with_the_command(
 ) -> None:
     monkeypatch.setattr(Runtime, "refuses", "of another platform")
     with pytest.raises(
-        PlanError, match=r"cannot load .* 9\.0: of another platform; .*--rebuild --target 9"
+        PlanError, match=r"cannot load .* 9\.0: of another platform; .*rebuild .*--target 9"
     ):
         open_plan()
     assert caplog.messages == ["tensorrt: of another platform"]
 
 
 def test_searches_of_two_threads_do_not_mix(
-    cuda: FakeCuda, recommender: Recommender, queries: list[Query], monkeypatch: pytest.MonkeyPatch
+    cuda: FakeCuda,
+    recommender: Recommender,
+    reference_pipeline: Pipeline,
+    queries: list[Query],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    expected = recommender._ranker.rank(queries)
+    expected = run_all(reference_pipeline, queries)
     upload = Gpu.upload
 
     def dawdle(gpu: Gpu, address: int, array: NDArray[Any]) -> None:
         time.sleep(0.002)
         upload(gpu, address, array)
 
-    def search(place: int) -> Any:  # noqa: ANN401
-        query = queries[place]
+    def rank(place: int) -> Ranking:
         vector = expected.user_vectors[place : place + 1]
-        return ranked(vector, excluded_rows=[query.excluded_rows], k=[query.k])[0]
+        return ranker.rank(vector, [queries[place].search])[0]
 
     with closing(Gpu()) as gpu:
-        topk = GpuTopK(gpu, recommender.item_vectors, max_queries=1)
-        ranked = GpuRetriever(gpu, topk, no_retrieval)
+        ranker = CudaRanker(gpu, recommender.item_vectors, "fp32", 1, 1)
         monkeypatch.setattr(Gpu, "upload", dawdle)
-        with ThreadPoolExecutor(NUM_LANES) as threads:
-            found = list(threads.map(search, range(len(queries))))
+        with ThreadPoolExecutor(MAX_IN_FLIGHT) as threads:
+            found = list(threads.map(rank, range(len(queries))))
     assert_ranked_alike(expected._replace(rankings=found), expected)
     assert cuda.num_live == 0
 
 
-def test_user_vectors_of_the_host_are_ranked_on_the_gpu(
-    cuda: FakeCuda, recommender: Recommender, queries: list[Query]
+def test_vectors_that_one_has_are_ranked_without_encoding(
+    open_plan: Open,
+    cuda: FakeCuda,
+    on_cpu: type[WatchedCpuRanker],
+    reference_pipeline: Pipeline,
+    queries: list[Query],
 ) -> None:
-    expected = recommender._ranker.rank(queries)
-    excluded_rows, k = [q.excluded_rows for q in queries], [q.k for q in queries]
-    asked = []
+    expected = run_all(reference_pipeline, queries[:3])
+    pipeline = open_plan()
+    for context in contexts_of(cuda):
+        context.is_broken = True
+    found = pipeline.rank(expected.user_vectors, [query.search for query in queries[:3]])
+    assert_ranked_alike(expected._replace(rankings=found), expected)
+    assert on_cpu.num_users == 0
 
-    def too_many(user_vectors: Vectors, **arguments: Any) -> Any:  # noqa: ANN401
-        asked.append(len(user_vectors))
-        return on_cpu(recommender._bundle)(user_vectors, **arguments)
 
+def test_ranking_alone_beside_micro_batches_mixes_nothing(
+    open_plan: Open, reference_pipeline: Pipeline, queries: list[Query]
+) -> None:
+    expected = run_all(reference_pipeline, queries)
+    pipeline = open_plan()
+    pipeline.warm_up()
+
+    def rank(place: int) -> Ranking:
+        if place % 2:
+            return run_all(pipeline, queries[place : place + 1]).rankings[0]
+        vector = expected.user_vectors[place : place + 1]
+        return pipeline.rank(vector, [queries[place].search])[0]
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(rank, range(len(queries))))
+    assert_ranked_alike(expected._replace(rankings=found), expected)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_items_are_ranked_in_the_precision_in_which_they_are_stored(
+    open_plan: Open,
+    on_cpu: type[WatchedCpuRanker],
+    recommender: Recommender,
+    queries: list[Query],
+    precision: Literal["fp16", "bf16"],
+) -> None:
+    pipeline = open_plan(config=RetrievalConfig(item_precision=precision))
+    found = run_all(pipeline, queries)
+    stored = CpuRanker(store(recommender.item_vectors, precision).widened, 1)
+    searches = [query.search for query in queries]
+    expected = stored.rank(found.user_vectors, searches)
+    assert_same_bits(found.rankings, expected)
+    assert on_cpu.num_users == 0
+    plenty = [Search(k=400, excluded_rows=search.excluded_rows) for search in searches]
+    many = [replace(search, k=search.k) for search in plenty] * 2
+    vectors = np.concatenate([found.user_vectors] * 2)
+    assert_same_bits(pipeline.rank(vectors, many), stored.rank(vectors, many))
+    assert on_cpu.num_users == len(many)
+
+
+def test_user_vectors_of_the_host_are_ranked_on_the_gpu(
+    cuda: FakeCuda,
+    on_cpu: type[WatchedCpuRanker],
+    recommender: Recommender,
+    reference_pipeline: Pipeline,
+    queries: list[Query],
+) -> None:
+    expected = run_all(reference_pipeline, queries)
+    searches = [query.search for query in queries]
     with closing(Gpu()) as gpu:
-        topk = GpuTopK(gpu, recommender.item_vectors, max_queries=len(queries) - 1)
-        ranked = GpuRetriever(gpu, topk, too_many)
+        ranker = CudaRanker(gpu, recommender.item_vectors, "fp32", len(queries) - 1, 1)
         parts = slice(0, 5), slice(5, None), slice(None)
-        found = [
-            ranked(expected.user_vectors[part], excluded_rows=excluded_rows[part], k=k[part])
-            for part in parts
-        ]
+        found = [ranker.rank(expected.user_vectors[part], searches[part]) for part in parts]
     for part, rankings in zip(parts, found, strict=True):
         vectors = expected.user_vectors[part]
         assert_ranked_alike(
             Ranked(vectors, rankings, 0, 0), Ranked(vectors, expected.rankings[part], 0, 0)
         )
-    assert asked == [len(queries)]
+    assert on_cpu.num_users == len(queries)
     assert cuda.num_live == 0
