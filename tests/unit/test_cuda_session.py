@@ -18,7 +18,8 @@ from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
 from engine.encoders.onnxruntime_cuda.session import OPTIONS, PROVIDER, open_session
 from engine.errors import EncodingFailed, PlanError
 from engine.sizes import assign, fill, sizes_within
-from export.build_engine import _make_parser, _make_settings
+from export.build_engine import make_parser
+from export.command import make_settings
 from export.errors import BuildError
 from export.plan import measure_buckets
 from llmsrec.prompt import MAX_PROMPT_TOKENS
@@ -190,12 +191,12 @@ def test_two_thirds_of_what_is_run_were_asked_for(lengths: Sequence[int], num_pr
     ],
 )
 def test_option_of_another_backend_is_refused(arguments: list[str], problem: str) -> None:
-    parsed = _make_parser().parse_args(["--checkpoint", "c", "--output", "o", *arguments])
+    parsed = make_parser().parse_args(["--checkpoint", "c", "--output", "o", *arguments])
     with pytest.raises(BuildError, match=problem):
-        _make_settings(parsed)
+        make_settings(parsed)
 
 
 def test_fp16_is_what_a_gpu_gets_unless_told_otherwise() -> None:
     arguments = ["--checkpoint", "c", "--output", "o", "--backend", "onnxruntime-cuda"]
-    made = _make_settings(_make_parser().parse_args([*arguments, "--profile", "4x1024"]))
+    made = make_settings(make_parser().parse_args([*arguments, "--profile", "4x1024"]))
     assert (made.precision, made.plan.buckets) == ("fp16", [Bucket(4, 1024)])
