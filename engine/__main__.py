@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -54,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m engine", description="Serves LLM-SRec recommenders over gRPC."
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

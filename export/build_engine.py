@@ -6,32 +6,31 @@ python export/build_engine.py --checkpoint CHECKPOINT --output BUNDLE --backend 
 """
 
 import argparse
+import importlib
 import re
 import sys
-import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
-from engine.bundle.manifest import Backend, LibraryName, Manifest, Precision
+from engine.bundle.manifest import Backend, LibraryName, Precision
 from engine.errors import EngineError
 from engine.sizes import Size
-from export.build import BuildOptions, build
 from export.errors import BuildError
-from export.plan import PlanOptions
-from export.recipes import precisions_of
-from llmsrec import checkpoint
 from llmsrec.errors import LLMSRecError
-from llmsrec.progress import progress_bars
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 
 def main() -> int:
     arguments = make_parser().parse_args()
-    started = time.monotonic()
     try:
-        loaded = checkpoint.load(arguments.checkpoint)
-        with progress_bars() as bars:
-            manifest = build(loaded, arguments.output, choose_options(arguments), bars)
+        command = importlib.import_module("export.command")  # only now: it imports PyTorch
+    except ModuleNotFoundError as error:
+        remedy = "install what building needs with pip install 'llmsrec-engine[export]'"
+        sys.stderr.write(f"error: {error}; {remedy}\n")
+        return 1
+    try:
+        command.run(arguments)
     except (BuildError, EngineError, LLMSRecError) as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -39,7 +38,6 @@ def main() -> int:
         remedy = "free some space or mend the path"
         sys.stderr.write(f"error: {error}; {remedy}; nothing was left half written\n")
         return 1
-    sys.stdout.write(_describe(arguments.output, manifest, time.monotonic() - started))
     return 0
 
 
@@ -48,6 +46,9 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python export/build_engine.py",
         description="Export a checkpoint, compare it with PyTorch, and write a bundle to serve.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
     )
     parser.add_argument(
         "--checkpoint", type=Path, required=True, help="what `train` or `import-reference` wrote"
@@ -98,31 +99,6 @@ def parse_size(text: str) -> Size:
             f"{text!r} is not USERSxTOKENS with 1 to {MAX_PROMPT_TOKENS} tokens, such as 32x384"
         )
     return Size(*sizes)
-
-
-def choose_options(arguments: argparse.Namespace) -> BuildOptions:
-    plan = PlanOptions(arguments.library, arguments.targets, arguments.sizes)
-    precision = arguments.precision or precisions_of(arguments.backend)[0]
-    if arguments.backend != "tensorrt" and (plan.library or plan.targets):
-        raise BuildError("--library and --target need --backend tensorrt")
-    if arguments.backend == "onnxruntime" and plan.sizes:
-        raise BuildError("--size needs --backend tensorrt or onnxruntime-cuda")
-    return BuildOptions(arguments.backend, precision, plan)
-
-
-def _describe(output: Path, manifest: Manifest, seconds: float) -> str:
-    parity = manifest.parity
-    return (
-        f"{output}: {manifest.num_items} items, built in {seconds:.0f} s\n"
-        f"parity of the graph on {parity.runtime} with PyTorch fp32,"
-        f" on {parity.num_histories} histories:"
-        f" cosine min {parity.cosine_min:.7f}, p1 {parity.cosine_p1:.7f},"
-        f" mean {parity.cosine_mean:.7f};"
-        f" norm ratio {parity.norm_ratio_min:.6f} to {parity.norm_ratio_max:.6f};"
-        f" items' cosine min {parity.item_cosine_min:.7f};"
-        f" overlap@10 {parity.overlap_at_10:.4f}, top-1 {parity.top_1:.4f}\n"
-        f"serve it with: python -m engine serve {output}\n"
-    )
 
 
 if __name__ == "__main__":

@@ -1,54 +1,39 @@
 """The command line of the model: `python -m llmsrec COMMAND --help`."""
 
 import argparse
+import importlib
 import sys
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from importlib.metadata import version
 
-from llmsrec import evaluate, import_reference, prepare, refine, train, train_sasrec
 from llmsrec.errors import LLMSRecError
 
-
-class Command(NamedTuple):
-    help: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], None]
-
-
 COMMANDS = {
-    "prepare": Command(
-        "turn MovieLens or Amazon Reviews files into a dataset", prepare.add_arguments, prepare.run
-    ),
-    "train-sasrec": Command(
-        "train the collaborative teacher", train_sasrec.add_arguments, train_sasrec.run
-    ),
-    "train": Command("train LLM-SRec around a frozen LLM", train.add_arguments, train.run),
-    "refine": Command(
+    "prepare": ("turn MovieLens or Amazon Reviews files into a dataset", "llmsrec.prepare"),
+    "train-sasrec": ("train the collaborative teacher", "llmsrec.train_sasrec"),
+    "train": ("train LLM-SRec around a frozen LLM", "llmsrec.train"),
+    "refine": (
         "train a checkpoint's output heads further, on readouts computed once",
-        refine.add_arguments,
-        refine.run,
+        "llmsrec.refine",
     ),
-    "evaluate": Command(
-        "measure a checkpoint beside its baselines", evaluate.add_arguments, evaluate.run
-    ),
-    "import-reference": Command(
+    "evaluate": ("measure a checkpoint beside its baselines", "llmsrec.evaluate"),
+    "import-reference": (
         "turn the published code's files into a checkpoint",
-        import_reference.add_arguments,
-        import_reference.run,
+        "llmsrec.import_reference",
     ),
 }
+"""What each does, and its module, which is imported only to run it: most import PyTorch."""
+
+_REMEDY = "install what training needs with pip install 'llmsrec-engine[train]'"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m llmsrec", description=__doc__)
-    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.help, description=command.help)
-        command.add_arguments(subparser)
-        subparser.set_defaults(run=command.run)
-    arguments = parser.parse_args()
     try:
+        arguments = _parse(sys.argv[1:])
         arguments.run(arguments)
+    except ModuleNotFoundError as error:
+        sys.stderr.write(f"error: {error}; {_REMEDY}\n")
+        return 1
     except LLMSRecError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -56,6 +41,21 @@ def main() -> int:
         sys.stderr.write(f"error: {error}; mend this and repeat: nothing was left half written\n")
         return 1
     return 0
+
+
+def _parse(texts: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m llmsrec", description=__doc__)
+    parser.add_argument(
+        "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (summary, module_name) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
+        if name in texts[:1]:
+            module = importlib.import_module(module_name)
+            module.add_arguments(subparser)
+            subparser.set_defaults(run=module.run)
+    return parser.parse_args(texts)
 
 
 if __name__ == "__main__":

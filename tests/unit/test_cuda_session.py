@@ -15,7 +15,8 @@ from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
 from engine.encoders.onnxruntime_cuda.session import OPTIONS, PROVIDER, open_session
 from engine.errors import BackendUnavailable, EncodingFailed
 from engine.sizes import Size
-from export.build_engine import choose_options, make_parser
+from export.build_engine import make_parser
+from export.command import choose_options
 from export.errors import BuildError
 
 ITEM_TABLE = np.zeros((3, 64), np.float32)

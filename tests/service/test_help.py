@@ -1,0 +1,61 @@
+"""Asking a command line for help or its version waits for no framework."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SLOW_TO_IMPORT = {"torch", "transformers", "optimum", "onnx", "matplotlib"}
+COMMANDS = {
+    "engine": ["-m", "engine"],
+    "llmsrec": ["-m", "llmsrec"],
+    "build": ["export/build_engine.py"],
+}
+WITHOUT_TORCH = """
+import runpy, sys
+sys.modules["torch"] = None
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+every_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+
+@every_command
+def test_help_imports_no_framework(command: list[str]) -> None:
+    done = run("-X", "importtime", *command, "--help")
+    assert (done.returncode, done.stdout.split()[0]) == (0, "usage:")
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "argparse" in imported
+    assert imported.isdisjoint(SLOW_TO_IMPORT)
+
+
+@every_command
+def test_version_is_that_of_the_distribution(command: list[str]) -> None:
+    done = run(*command, "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"llmsrec-engine {version('llmsrec-engine')}\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("llmsrec", ["evaluate", "c", "--dataset", "d"], "train"),
+        ("export.build_engine", ["--checkpoint", "c", "--output", "o"], "export"),
+    ],
+)
+def test_missing_framework_is_one_error_with_its_remedy(
+    module: str, arguments: list[str], extra: str
+) -> None:
+    done = run("-c", WITHOUT_TORCH, module, *arguments)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ")
+    assert f"pip install 'llmsrec-engine[{extra}]'" in done.stderr
