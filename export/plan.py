@@ -29,7 +29,7 @@ from llmsrec.prompt import MAX_PROMPT_TOKENS
 LENGTH_STEP = 64
 """Tokens to which a bucket's length is rounded up."""
 BUCKET_TOKENS = 16_384
-"""Of the largest micro-batch: what fills a data-centre GPU, at activations of a few 100 MB."""
+"""Tokens of the largest micro-batch; so many fill a data-centre GPU in a few 100 MB."""
 
 
 @dataclass(frozen=True)
