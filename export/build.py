@@ -30,7 +30,7 @@ from engine.bundle.manifest import (
     Precision,
     TensorRT,
     describe_file,
-    seal,
+    write_manifest,
 )
 from engine.bundle.opened import CATALOGUE_FILE, FRAGMENTS_FILE, ITEMS_FILE, TOKENIZER_FILE
 from engine.config import EncoderConfig
@@ -227,9 +227,7 @@ def _write_manifest(
         min_probe_cosine=RECIPES[options.precision].min_probe_cosine,
         files={file.name: describe_file(file) for file in sorted(folder.iterdir())},
     )
-    manifest = seal(unsealed)
-    content = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-    (folder / MANIFEST_FILE).write_bytes(content + b"\n")
+    manifest = write_manifest(folder / MANIFEST_FILE, unsealed)
     for file in folder.iterdir():
         file.chmod(0o644)
     return manifest

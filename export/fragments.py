@@ -16,9 +16,8 @@ Place = tuple[int, int | None]
 """The number and the timestamp in milliseconds that a title follows."""
 
 _BATCH_SIZE = 4096
-_MS_PER_DAY = 86_400_000
 _NUMBERS = range(1, prompt.MAX_INTERACTIONS + 1)
-_DATES_TO_PROVE = (None, *range(0, 10 * _MS_PER_DAY, _MS_PER_DAY))
+_DATES_TO_PROVE = (None, *(day * prompt.MS_PER_DAY for day in range(10)))
 """A missing date, and dates that end in each digit: all that a title can follow."""
 _PLACES_TO_PROVE = (
     (1, None),
@@ -35,7 +34,7 @@ def build_fragments(tokenizer: PromptTokenizer, titles: Sequence[str], bars: Pro
     """
     clipped = [tokenizer.clip(title, prompt.MAX_CLIPPED_TITLE_TOKENS) for title in titles]
     numbers = [prompt.number_piece(number) for number in _NUMBERS]
-    dates = [prompt.date_piece(None), *map(prompt.day_piece, range(prompt.num_days()))]
+    dates = prompt.date_pieces()
     before_date, before_title = numbers[1], numbers[1] + dates[0]
     number_ids = [*tokenizer.opening_ids(numbers[:1]), *tokenizer.inner_ids(numbers[1:])]
     full, short = (map(prompt.title_piece, some) for some in (titles, clipped))
@@ -84,8 +83,7 @@ def _prove(
     number, time_ms = place
     before = prompt.number_piece(number) + prompt.date_piece(time_ms)
     tokenise = tokenizer.opening_ids if number == 1 else tokenizer.inner_ids
-    day = 0 if time_ms is None else 1 + time_ms // _MS_PER_DAY
-    head = [*fragments.numbers.row(number - 1), *fragments.dates.row(day)]
+    head = [*fragments.numbers.row(number - 1), *fragments.dates.row(prompt.date_row(time_ms))]
     texts = [before + prompt.title_piece(title) for _, title in titles]
     for text, whole, (row, _) in zip(texts, tokenise(texts), titles, strict=True):
         if [*head, *tokenised.row(row)] != whole:

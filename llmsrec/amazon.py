@@ -51,7 +51,7 @@ class Selection(NamedTuple):
     sample_rate: float
     seed: int = 0
     min_interactions: int = 5
-    """Of an item, and of what is left of a user's training part."""
+    """An item of fewer interactions is left out, and a user whose training part then has fewer."""
 
 
 class _Interaction(NamedTuple):

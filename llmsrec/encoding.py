@@ -1,6 +1,6 @@
 """Encodes many prompts with the PyTorch model, shortest first so that little is padding."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -8,14 +8,17 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
+from llmsrec.batches import split_by_length
 from llmsrec.dataset import InteractionSequence
 from llmsrec.model import VECTOR_DIM, LLMSRec
 from llmsrec.prompt import MAX_INTERACTIONS
 from llmsrec.tokens import PromptArrays, PromptWriter
 
-MAX_BATCH_TOKENS = 4096
 NUM_HISTORIES = 128
 """Interaction sequences on which an exported engine is compared with PyTorch."""
+
+_MAX_BATCH_TOKENS = 4096
+"""Tokens of one forward, those that only pad a shorter prompt among them."""
 
 History = tuple[Sequence[int], Sequence[int | None]]
 """Item rows and timestamps in milliseconds of one interaction sequence, oldest first."""
@@ -43,16 +46,8 @@ def encode_items(
     return _encode(model.item_vectors, prompts, bars, "item vectors (PyTorch)")
 
 
-def batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Split indices into batches of similar length with at most `max_tokens` padded tokens."""
-    batch: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and (len(batch) + 1) * lengths[index] > max_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+def _fits(num_prompts: int, longest: int) -> bool:
+    return num_prompts * longest <= _MAX_BATCH_TOKENS
 
 
 def _encode(
@@ -64,7 +59,7 @@ def _encode(
     vectors = np.empty((len(prompts), VECTOR_DIM), np.float32)
     task = bars.add_task(description, total=len(prompts))
     with torch.inference_mode():
-        for batch in batches([len(token_ids) for token_ids, _ in prompts], MAX_BATCH_TOKENS):
+        for batch in split_by_length([len(token_ids) for token_ids, _ in prompts], _fits):
             vectors[batch] = tower([prompts[index] for index in batch]).cpu().numpy()
             bars.advance(task, len(batch))
     bars.remove_task(task)

@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent: written aside, flushed to disk, then renamed."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 @contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
     """Yield a path to write to, which replaces `path` when the block succeeds."""
+    _remove_leftovers(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield aside
@@ -51,6 +53,17 @@ def flush_to_disk(path: Path) -> None:
 def sha256_of_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that were killed had half written for `path`."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        try:
+            os.kill(int(left.suffixes[-2][1:]), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except PermissionError:
+            continue  # another user's, and alive
 
 
 def _settle(folder: Path, aside: Path, replaced: Path) -> None:

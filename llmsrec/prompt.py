@@ -22,10 +22,10 @@ TEXT_SLOT = 0
 USER_READOUT_SLOT = -1
 ITEM_READOUT_SLOT = -2
 
+MS_PER_DAY = 86_400_000
 MAX_TIMESTAMP_MS = 4_102_444_799_999
 """The last millisecond of 2099, the newest date that a prompt can hold."""
 
-_MS_PER_DAY = 86_400_000
 _USER_OPENING = "This user has made a series of purchases in the following order: "
 _USER_CLOSING = ". Based on this sequence of purchases, generate user representation token:"
 _ITEM_OPENING = "The item title and item embedding are as follows: "
@@ -43,17 +43,18 @@ def date_piece(timestamp_ms: int | None) -> str:
     """Give the UTC date of an interaction, or the text that stands for a missing one."""
     if timestamp_ms is None:
         return _UNKNOWN_DATE
-    return day_piece(timestamp_ms // _MS_PER_DAY)
+    return f" {datetime.fromtimestamp(timestamp_ms // 1000, UTC):%Y-%m-%d}"
 
 
-def day_piece(day: int) -> str:
-    """Give the date `day` days after 1970-01-01."""
-    return f" {datetime.fromtimestamp(day * 86_400, UTC):%Y-%m-%d}"
+def date_row(timestamp_ms: int | None) -> int:
+    """Give the row of a timestamp's date among all dates, where 0 is the missing one."""
+    return 0 if timestamp_ms is None else 1 + timestamp_ms // MS_PER_DAY
 
 
-def num_days() -> int:
-    """Count the days that a timestamp may fall on."""
-    return MAX_TIMESTAMP_MS // _MS_PER_DAY + 1
+def date_pieces() -> list[str]:
+    """Give the text of every date that a prompt can hold, in the order of their rows."""
+    days = range(0, MAX_TIMESTAMP_MS, MS_PER_DAY)
+    return [date_piece(None), *map(date_piece, days)]
 
 
 def title_piece(title: str) -> str:

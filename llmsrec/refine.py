@@ -36,9 +36,9 @@ _TEACHERS_AT_ONCE = 512
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     windows: int = 3
-    """Of each user's newest interactions, to read out."""
+    """Windows read out of each user's training part, the newest first."""
     precision: str = "bf16"
-    """Of the frozen LLM; the heads train in fp32."""
+    """The frozen LLM's number format, bf16 or fp32; the heads train in fp32."""
     learning_rate: float = 1e-3
     batch_size: int = 256
     candidates: int = 4096
@@ -100,7 +100,7 @@ class Refiner:
     def loss(self, batch: NDArray[np.int64], rng: np.random.Generator) -> Tensor:
         """Give the loss of some samples, each ranked against the drawn items it never had."""
         targets = self.targets[batch]
-        rows = self._draw_candidates(targets, rng)  # [C], ascending
+        rows = self.draw_candidates(targets, rng)  # [C], ascending
         places = np.searchsorted(rows, targets)  # [B]
         users = self.heads.pred_user(self.readouts.states[batch])  # [B, D]
         items = self.heads.pred_item(self.readouts.items[rows])  # [C, D]
@@ -138,9 +138,10 @@ class Refiner:
         for start in range(0, len(order), self.settings.batch_size):
             yield order[start : start + self.settings.batch_size]
 
-    def _draw_candidates(
+    def draw_candidates(
         self, targets: NDArray[np.int32], rng: np.random.Generator
     ) -> NDArray[np.int64]:
+        """Draw the rows that a step ranks, ascending, with its targets among them."""
         num_items = self.dataset.num_items
         if num_items <= self.settings.candidates:
             return np.arange(num_items)

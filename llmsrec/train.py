@@ -36,7 +36,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float = 1e-4
     batch_size: int = 20
     precision: str = "bf16"
-    """Of the frozen LLM; the heads train in fp32."""
+    """The frozen LLM's number format, bf16 or fp32; the heads train in fp32."""
     num_validation_users: int = 0
     """The first so many users choose the best epoch; 0 takes all."""
     seed: int = 0
@@ -53,7 +53,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Sample(NamedTuple):
     user: int
     position: int
-    """Of the target in the user's sequence; what comes before is the history."""
+    """Where the target stands in the user's sequence, 1 or later; its history comes before."""
     candidates: NDArray[np.int32]  # [1 + NUM_NEGATIVES], the target first
 
 

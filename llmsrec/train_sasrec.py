@@ -74,7 +74,7 @@ class Trainer:
         self._resume(output / _STATE)
         task = bars.add_task("SASRec", total=limits.epochs, completed=self.epoch)
         while self.epoch < limits.epochs and self._num_stale_validations() < limits.patience:
-            loss = self._run_epoch()
+            loss = self.run_epoch()
             self.epoch += 1
             if self.epoch % self.settings.validate_every == 0 or self.epoch == limits.epochs:
                 self._validate()
@@ -95,11 +95,11 @@ class Trainer:
         unrated = (states * self.model.item_emb(negatives[users][is_target])).sum(-1)
         return functional.softplus(-rated).mean() + functional.softplus(unrated).mean()
 
-    def _run_epoch(self) -> float:
+    def run_epoch(self) -> float:
         """Pass once over all users; seeded by the epoch, so that a resumed one repeats it."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
         torch.manual_seed(int(rng.integers(2**63)))
-        negatives = torch.from_numpy(self._draw_negatives(rng))
+        negatives = torch.from_numpy(self.draw_negatives(rng))
         order = rng.permutation(len(self.parts))
         self.model.train()
         losses = []
@@ -117,7 +117,7 @@ class Trainer:
             )
         return mean
 
-    def _draw_negatives(self, rng: np.random.Generator) -> NDArray[np.int64]:
+    def draw_negatives(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """Draw what a user's training part lacks: to spare held-out items would give them away."""
         num_items = self.dataset.num_items
         drawn = [draw_absent_rows(rng, rows, num_items, (MAX_LENGTH,)) for rows in self.parts]

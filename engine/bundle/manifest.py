@@ -10,6 +10,7 @@ import msgspec
 
 from engine.errors import BundleError
 from engine.sizes import Size
+from llmsrec.files import sha256_of_file
 from llmsrec.prompt import TEMPLATE_VERSION
 
 SCHEMA_VERSION = 3
@@ -164,6 +165,13 @@ def seal(manifest: Manifest) -> Manifest:
     return msgspec.structs.replace(manifest, digest=hashlib.sha256(content).hexdigest())
 
 
+def write_manifest(path: Path, manifest: Manifest) -> Manifest:
+    """Write a manifest with its digest, and give that."""
+    sealed = seal(manifest)
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(sealed), indent=2) + b"\n")
+    return sealed
+
+
 def verify_files(bundle: Path, manifest: Manifest) -> None:
     """Check that every file is there and has the SHA-256 of the manifest.
 
@@ -185,9 +193,7 @@ def graph_digest(files: Mapping[str, FileEntry]) -> str:
 
 
 def describe_file(path: Path) -> FileEntry:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileEntry(digest, path.stat().st_size)
+    return FileEntry(sha256_of_file(path), path.stat().st_size)
 
 
 def _find_problem(path: Path, expected: FileEntry) -> str | None:

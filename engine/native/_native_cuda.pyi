@@ -9,11 +9,8 @@ class TopKShape:
         dim: int,
         max_k: int,
         item_dtype: Literal["float32", "float16", "bfloat16"],
-        first_row: int = 0,
     ) -> None:
         """Describe `queries [B, D]`, `items [N, D]` and the places of a ranking, `max_k`.
-
-        Where the items are a shard of the catalogue, `first_row` is the row of the first of them.
 
         Raises:
             ValueError: a number is out of its range.
@@ -41,9 +38,9 @@ def masked_topk(
 
     Reads `queries [B, D] float32`, the items, `excluded_rows [E] int32` and `k [B] int32`, and
     writes `rows [B, max_k] int32` and `scores [B, max_k] float32`, all bit for bit as the CPU's
-    kernel does. Exclusions and rows count within the catalogue. `excluded_offsets [B + 1] int64`
-    and `k` are trusted, k up to `max_k`. Neither waits nor allocates, so that a graph can capture
-    it once it has run; two calls under way must not share a workspace.
+    kernel does. `excluded_offsets [B + 1] int64` and `k` are trusted, k up to `max_k`. Neither
+    waits nor allocates, so that a graph can capture it once it has run; two calls under way must
+    not share a workspace.
 
     Raises:
         ValueError: an address or `workspace_bytes` is unfit.

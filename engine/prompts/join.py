@@ -9,7 +9,6 @@ from engine.prompts.fragments import Fragments, Ragged
 from engine.query import Prompt
 from llmsrec import prompt
 
-_MS_PER_DAY = 86_400_000
 _SLOT = np.zeros(1, np.int32)
 """The token id at a slot; its embedding is never looked at."""
 
@@ -23,10 +22,7 @@ def join(
     `llmsrec.prompt.MAX_TIMESTAMP_MS`, rows within the catalogue.
     """
     rows = item_rows[-prompt.MAX_INTERACTIONS :]
-    days = [
-        0 if time_ms is None else 1 + time_ms // _MS_PER_DAY
-        for time_ms in timestamps_ms[-prompt.MAX_INTERACTIONS :]
-    ]
+    days = [prompt.date_row(time_ms) for time_ms in timestamps_ms[-prompt.MAX_INTERACTIONS :]]
 
     def num_tokens(kept: int, clip: bool) -> int:  # noqa: FBT001
         titles = fragments.clipped_titles if clip else fragments.titles

@@ -1,10 +1,7 @@
 """Compiles the plan of a finished bundle anew, for other GPUs or another library version."""
 
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 import msgspec
 
@@ -15,12 +12,13 @@ from engine.bundle.manifest import (
     TensorRT,
     describe_file,
     read_manifest,
-    seal,
     verify_files,
+    write_manifest,
 )
 from engine.encoders.tensorrt.compiler import Report, compile_plan, find_targets
 from engine.encoders.tensorrt.library import load_library
 from engine.errors import PlanError
+from llmsrec.files import written_aside
 
 
 def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
@@ -46,34 +44,22 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
         library_version=library.version,
         compute_capabilities=find_targets(library, targets or old.compute_capabilities),
     )
-    with _replacing(bundle / plan.file) as file:
-        compile_plan(library, bundle / GRAPH_FILE, plan, file, report)
-        file.flush()
-        files = {**others, plan.file: describe_file(Path(file.name))}
-        kind = msgspec.structs.replace(encoder, plan=plan)
-        renewed = seal(msgspec.structs.replace(manifest, encoder=kind, files=files))
-        content = msgspec.json.format(msgspec.json.encode(renewed), indent=2) + b"\n"
-    with _replacing(bundle / MANIFEST_FILE) as file:
-        file.write(content)
+    try:
+        with (
+            written_aside(bundle / MANIFEST_FILE) as new_manifest,
+            written_aside(bundle / plan.file) as new_plan,
+        ):
+            with new_plan.open("wb") as file:
+                compile_plan(library, bundle / GRAPH_FILE, plan, file, report)
+            files = {**others, plan.file: describe_file(new_plan)}
+            kind = msgspec.structs.replace(encoder, plan=plan)
+            renewed = msgspec.structs.replace(manifest, encoder=kind, files=files)
+            write_manifest(new_manifest, renewed)
+    except OSError as error:
+        raise PlanError(
+            f"cannot write {bundle / plan.file}: {error.strerror}; free some space or mend the"
+            " folder's permissions, the bundle is as it was"
+        ) from error
     if old.file != plan.file:
         (bundle / old.file).unlink(missing_ok=True)
     return plan
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write, which takes the place of `path` when the block succeeds."""
-    aside = path.with_name(f".{path.name}.partial")
-    try:
-        with aside.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except OSError as error:
-        raise PlanError(
-            f"cannot write {path}: {error.strerror}; free some space or mend the folder's"
-            " permissions, the bundle is as it was"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)

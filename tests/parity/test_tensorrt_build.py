@@ -18,8 +18,7 @@ from support.plans import plan_of
 from engine import Interaction, Recommender, RecommendRequest
 from engine.__main__ import main
 from engine.bundle.manifest import GRAPH_FILE, Plan, Precision, read_manifest, verify_files
-from engine.encoders.tensorrt import compiler
-from engine.encoders.tensorrt.compiler import compile_plan
+from engine.encoders.tensorrt.compiler import MAX_ITEMS, compile_plan, configure, make_profile
 from engine.encoders.tensorrt.library import load_library, make_logger
 from engine.errors import BackendUnavailable, BundleError, PlanError
 from engine.sizes import Size
@@ -144,18 +143,18 @@ def test_library_is_told_the_targets_and_the_sizes() -> None:
     library = load_library("tensorrt_rtx")
     builder = tensorrt_rtx.Builder(make_logger(library, print))
     config = builder.create_builder_config()
-    compiler._configure(library, config, [])
+    configure(library, config, [])
     assert config.num_compute_capabilities == 0
     assert config.get_flag(tensorrt_rtx.BuilderFlag.REQUIRE_USER_ALLOCATION)
-    compiler._configure(library, config, ["8.6", "12.0"])
+    configure(library, config, ["8.6", "12.0"])
     capabilities = tensorrt_rtx.ComputeCapability
     told = [config.get_compute_capability(index) for index in range(2)]
     assert (config.num_compute_capabilities, told) == (2, [capabilities.SM86, capabilities.SM120])
-    profile = compiler._make_profile(builder, Size(8, 384))
+    profile = make_profile(builder, Size(8, 384))
     for name in ("input_ids", "slot_ids"):
         assert [tuple(shape) for shape in profile.get_shape(name)] == [(1, 1), (8, 384), (8, 384)]
     smallest, _, largest = profile.get_shape("item_table")
-    assert (tuple(smallest), tuple(largest)) == ((1, 64), (compiler.MAX_ITEMS, 64))
+    assert (tuple(smallest), tuple(largest)) == ((1, 64), (MAX_ITEMS, 64))
 
 
 def test_damaged_plan_is_not_taken_over(reference_checkpoint: Checkpoint, bundle: Path) -> None:

@@ -35,10 +35,10 @@ class DeviceTopK:
         assert error == self._runtime.cudaError_t.cudaSuccess, (name, error)
         return results[0] if results else None
 
-    def rank(self, search: Search, item_dtype: str, first_row: int = 0) -> list[Ranking]:
+    def rank(self, search: Search, item_dtype: str) -> list[Ranking]:
         """Rank as `Search.run` does."""
         with ExitStack() as stack:
-            call = DeviceCall(self, search, item_dtype, first_row, stack)
+            call = DeviceCall(self, search, item_dtype, stack)
             call.queue()
             return call.results()
 
@@ -66,7 +66,7 @@ class DeviceCall:
     """One search with its arrays on the device, which lives as long as `stack`."""
 
     def __init__(
-        self, device: DeviceTopK, search: Search, item_dtype: str, first_row: int, stack: ExitStack
+        self, device: DeviceTopK, search: Search, item_dtype: str, stack: ExitStack
     ) -> None:
         self._device = device
         self._stack = stack
@@ -81,7 +81,6 @@ class DeviceCall:
             dim=dim,
             max_k=max(search.k, default=0),
             item_dtype=item_dtype,
-            first_row=first_row,
         )
         self.stream = device.call("cudaStreamCreate")
         stack.callback(device.call, "cudaStreamDestroy", self.stream)

@@ -20,7 +20,7 @@ _GUARD = 0xA5
 
 class _Shape(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_int64) for name in ("B", "N", "D", "max_k", "first_row")),
+        *((name, ctypes.c_int64) for name in ("B", "N", "D", "max_k")),
         ("item_type", ctypes.c_int),
     )
 
@@ -92,26 +92,24 @@ class EmulatedTopK:
         include = f"-I{source.parents[2]}"
         command = ["c++", *flags, include, "-shared", "-fPIC", str(source), "-o", str(library)]
         subprocess.run(command, check=True)
-        self._library = ctypes.CDLL(str(library))
-        self._library.workspace_bytes.restype = ctypes.c_size_t
-        self._library.widen_float16.restype = ctypes.c_float
+        self.library = ctypes.CDLL(str(library))
+        self.library.workspace_bytes.restype = ctypes.c_size_t
+        self.library.widen_float16.restype = ctypes.c_float
 
-    def rank(
-        self, search: Search, item_dtype: str, first_row: int = 0, launch: Launch | None = None
-    ) -> list[Ranking]:
+    def rank(self, search: Search, item_dtype: str, launch: Launch | None = None) -> list[Ranking]:
         """Rank as `Search.run` does; fails where a kernel writes beyond its workspace."""
         launch = launch or Launch(is_wide=len(search.users) > 16)
         max_k = max(search.k, default=0)
         (num_queries, dim), num_items = search.users.shape, len(search.items)
         item_type = ITEM_DTYPES.index(item_dtype)
-        shape = _Shape(num_queries, num_items, dim, max_k, first_row, item_type)
-        num_bytes = self._library.workspace_bytes(ctypes.byref(shape))
+        shape = _Shape(num_queries, num_items, dim, max_k, item_type)
+        num_bytes = self.library.workspace_bytes(ctypes.byref(shape))
         workspace = np.full(num_bytes + _GUARD_BYTES, _GUARD, np.uint8)
         workspace[:num_bytes] = launch.workspace_byte
         rows = np.full((num_queries, max_k), 7, np.int32)
         scores = np.full((num_queries, max_k), np.nan, np.float32)
         arrays = [*inputs(search, item_dtype), rows, scores]
-        self._library.masked_topk(
+        self.library.masked_topk(
             ctypes.byref(shape),
             ctypes.byref(_Buffers(*(array.ctypes.data for array in arrays))),
             ctypes.c_void_p(workspace.ctypes.data),
@@ -123,20 +121,20 @@ class EmulatedTopK:
         return found(rows, scores)
 
     def widen_float16(self, bits: int) -> float:
-        return float(self._library.widen_float16(ctypes.c_uint16(bits)))
+        return float(self.library.widen_float16(ctypes.c_uint16(bits)))
 
 
 class EmulatedKernels:
     """In the place of `_native_cuda`: the same code on the host."""
 
     def __init__(self, emulated: EmulatedTopK) -> None:
-        self._library = emulated._library
+        self._library = emulated.library
         self.num_calls = 0
 
     def TopKShape(self, **sizes: object) -> SimpleNamespace:  # noqa: N802
         names = ("num_queries", "num_items", "dim", "max_k")
         item_type = ITEM_DTYPES.index(str(sizes["item_dtype"]))
-        described = _Shape(*(sizes[name] for name in names), 0, item_type)
+        described = _Shape(*(sizes[name] for name in names), item_type)
         num_bytes = self._library.workspace_bytes(ctypes.byref(described))
         return SimpleNamespace(described=described, workspace_bytes=num_bytes)
 

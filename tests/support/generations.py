@@ -16,7 +16,7 @@ from engine.pipelines.pipeline import Ranked
 from engine.prompts.fragments import Fragments, Ragged
 from engine.query import Prompt, Query, Ranking, Search
 from engine.sizes import Size, SizeLimits
-from llmsrec.prompt import MAX_INTERACTIONS, num_days
+from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS, date_row
 
 NUM_ITEMS = 1000
 VECTOR_DIM = 4
@@ -92,7 +92,7 @@ def make_generation(
     )
     fragments = Fragments(
         numbers=_empty(MAX_INTERACTIONS),
-        dates=_empty(1 + num_days()),
+        dates=_empty(1 + date_row(MAX_TIMESTAMP_MS)),
         titles=_empty(NUM_ITEMS),
         clipped_titles=_empty(NUM_ITEMS),
         closing=_empty(1),

@@ -134,20 +134,6 @@ def test_what_shares_a_batch_changes_nothing(topk: TopK, num_users: int) -> None
     assert_identical(topk.rank(search, "float16"), alone)
 
 
-@pytest.mark.parametrize("bound", [1000, 1056, 2047], ids="split at {}".format)
-def test_shards_rank_their_rows_of_the_catalogue(topk: TopK, bound: int) -> None:
-    whole = with_integer_vectors(random_search(4, num_users=5, num_items=2048, dim=16, k=90))
-    ranked = [
-        topk.rank(Search(whole.users, items, whole.excluded_rows, whole.k), "float16", first_row)
-        for first_row, items in [(0, whole.items[:bound]), (bound, whole.items[bound:])]
-    ]
-    for query, k in enumerate(whole.k):
-        rows = np.concatenate([shard[query][0] for shard in ranked])
-        scores = np.concatenate([shard[query][1] for shard in ranked])
-        merged = rows[np.lexsort((rows, -scores))][:k]
-        np.testing.assert_array_equal(merged, oracle_rows(whole, query))
-
-
 def test_half_precision_widens_as_numpy_widens_it(emulated: EmulatedTopK) -> None:
     bits = np.arange(1 << 16).astype(np.uint16)
     widened = [emulated.widen_float16(int(value)) for value in bits]
@@ -161,7 +147,7 @@ def test_a_graph_replays_a_call_with_new_inputs(device: DeviceTopK) -> None:
     )
     first = Search(first.users, first.items, [np.arange(5000, dtype=np.int32)] * 20, [40] * 20)
     with ExitStack() as stack:
-        call = DeviceCall(device, first, "float16", 0, stack)
+        call = DeviceCall(device, first, "float16", stack)
         call.queue()
         assert all(rows.size == 0 for rows, _ in call.results())
         graph = device.capture(call, stack)

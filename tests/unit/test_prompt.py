@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from llmsrec import prompt
 
 MS_PER_DAY = 86_400_000
+DATES = prompt.date_pieces()
 LENGTHS = st.lists(st.tuples(st.integers(1, 500), st.integers(1, 200)), min_size=1, max_size=25)
 """Tokens of each interaction, oldest first: with its full title, with its clipped one."""
 
@@ -100,15 +101,16 @@ def test_date_is_that_of_utc(timestamp_ms: int | None, expected: str) -> None:
 
 @given(timestamp_ms=st.integers(0, prompt.MAX_TIMESTAMP_MS))
 @settings(deadline=None)
-def test_any_timestamp_has_a_date_within_the_counted_days(timestamp_ms: int) -> None:
+def test_any_timestamps_date_stands_at_its_row(timestamp_ms: int) -> None:
     date = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=timestamp_ms)
     assert prompt.date_piece(timestamp_ms) == f" {date.date().isoformat()}"
-    assert timestamp_ms // MS_PER_DAY < prompt.num_days()
+    assert DATES[prompt.date_row(timestamp_ms)] == prompt.date_piece(timestamp_ms)
 
 
-def test_last_counted_day_is_the_last_date() -> None:
-    assert prompt.day_piece(prompt.num_days() - 1) == prompt.date_piece(prompt.MAX_TIMESTAMP_MS)
-    assert prompt.day_piece(prompt.num_days()) == " 2100-01-01"
+def test_dates_begin_with_the_missing_one_and_end_with_the_last_of_2099() -> None:
+    assert DATES[prompt.date_row(None)] == DATES[0] == " unknown"
+    assert prompt.date_row(prompt.MAX_TIMESTAMP_MS) == len(DATES) - 1
+    assert len(set(DATES)) == len(DATES)
 
 
 def test_user_prompt_is_the_published_template() -> None:

@@ -190,7 +190,7 @@ def test_large_catalogue_is_sampled_and_keeps_the_targets(inputs: Inputs, read: 
     refiner = inputs.refiner(read, Settings(candidates=7))
     targets = refiner.targets[refiner.training[:4]]
     rng = np.random.default_rng(0)
-    drawn = [refiner._draw_candidates(targets, rng) for _ in range(200)]
+    drawn = [refiner.draw_candidates(targets, rng) for _ in range(200)]
     for rows in drawn:
         assert set(targets.tolist()) <= set(rows.tolist())
         assert 7 <= len(rows) <= 7 + len(set(targets.tolist()))

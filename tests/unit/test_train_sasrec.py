@@ -144,14 +144,14 @@ def test_every_epoch_draws_anew() -> None:
     for epoch in range(3):
         trainer = Trainer(ring_dataset(12), Settings(dropout=0))
         trainer.epoch = epoch
-        losses.add(trainer._run_epoch())
+        losses.add(trainer.run_epoch())
     assert len(losses) == 3
 
 
 def test_held_out_items_are_neither_spared_as_negatives_nor_trained_on() -> None:
     dataset = ring_dataset(12)
     trainer = Trainer(dataset, Settings())
-    drawn = trainer._draw_negatives(np.random.default_rng(0)) - 1
+    drawn = trainer.draw_negatives(np.random.default_rng(0)) - 1
     trained = [user for user in range(dataset.num_users) if len(dataset.training_part(user)[0]) > 1]
     assert 0 < len(trained) == len(drawn)
     for index, user in enumerate(trained):

@@ -57,16 +57,17 @@ def compile_plan(library: Library, graph: Path, plan: Plan, file: BinaryIO, repo
     require(parser.parse_from_file(str(graph)), f"read {graph.name}")
     config = builder.create_builder_config()
     config.progress_monitor = _make_monitor(library, report)
-    _configure(library, config, plan.compute_capabilities)
+    configure(library, config, plan.compute_capabilities)
     for size in plan.sizes:
-        config.add_optimization_profile(_make_profile(builder, size))
+        config.add_optimization_profile(make_profile(builder, size))
     is_built = builder.build_serialized_network_to_stream(network, config, writer)
     if writer.problem is not None:
         raise writer.problem
     require(is_built, "compile the graph")
 
 
-def _configure(library: Library, config: Untyped, targets: Sequence[str]) -> None:
+def configure(library: Library, config: Untyped, targets: Sequence[str]) -> None:
+    """Set the library's flags and the compute capabilities to compile for."""
     for flag in library.builder_flags:
         config.set_flag(flag)
     if library.targets and targets:
@@ -75,7 +76,8 @@ def _configure(library: Library, config: Untyped, targets: Sequence[str]) -> Non
             config.set_compute_capability(library.targets[target], index)
 
 
-def _make_profile(builder: Untyped, size: Size) -> Untyped:
+def make_profile(builder: Untyped, size: Size) -> Untyped:
+    """Make the optimization profile of the micro-batches that a size holds."""
     profile = builder.create_optimization_profile()
     batch, tokens = size.num_prompts, size.num_tokens
     for name in ("input_ids", "slot_ids"):

@@ -38,7 +38,7 @@ ItemType ItemTypeOf(const std::string& name) {
 size_t ItemBytes(ItemType type) { return type == ItemType::kFloat32 ? 4 : 2; }
 
 TopKShape CheckedShape(int64_t num_queries, int64_t num_items, int64_t dim, int64_t max_k,
-                       const std::string& item_dtype, int64_t first_row) {
+                       const std::string& item_dtype) {
   constexpr int64_t kMaxRows = std::numeric_limits<int32_t>::max();
   constexpr int64_t kMaxQueries = 65535;  // more would overflow a grid
   constexpr int64_t kMaxDim = 65536;
@@ -46,13 +46,11 @@ TopKShape CheckedShape(int64_t num_queries, int64_t num_items, int64_t dim, int6
   RequireBetween(num_items, 0, kMaxRows, "num_items");
   RequireBetween(dim, 1, kMaxDim, "dim");
   RequireBetween(max_k, 0, kMaxRows, "max_k");
-  RequireBetween(first_row, 0, kMaxRows - num_items, "first_row");
   return {
       .num_queries = num_queries,
       .num_items = num_items,
       .dim = dim,
       .max_k = max_k,
-      .first_row = first_row,
       .item_type = ItemTypeOf(item_dtype),
   };
 }
@@ -96,7 +94,7 @@ void MaskedTopK(const TopKShape& shape, uintptr_t queries, uintptr_t items, uint
 NB_MODULE(_native_cuda, module) {
   nb::class_<TopKShape>(module, "TopKShape")
       .def(nb::new_(&CheckedShape), nb::kw_only(), nb::arg("num_queries"), nb::arg("num_items"),
-           nb::arg("dim"), nb::arg("max_k"), nb::arg("item_dtype"), nb::arg("first_row") = 0)
+           nb::arg("dim"), nb::arg("max_k"), nb::arg("item_dtype"))
       .def_prop_ro("workspace_bytes", &llmsrec::gpu::WorkspaceBytes);
   module.def("masked_topk", &MaskedTopK, nb::arg("shape"), nb::kw_only(), nb::arg("queries"),
              nb::arg("items"), nb::arg("excluded_rows"), nb::arg("excluded_offsets"), nb::arg("k"),

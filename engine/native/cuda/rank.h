@@ -59,8 +59,7 @@ LLMSREC_DEVICE void ScoreCandidate(const TopKTask& task, int64_t query, int64_t 
   const int64_t group = task.best_groups[place / kGroupRows];
   const int64_t item = group * kGroupRows + candidate % kGroupRows;
   RankKey key = kUnranked;
-  if (group >= 0 && item < task.num_items &&
-      !IsExcluded(task.first_row + item, ExcludedRowsOf(task, query))) {
+  if (group >= 0 && item < task.num_items && !IsExcluded(item, ExcludedRowsOf(task, query))) {
     const T* items = static_cast<const T*>(task.buffers.items);
     const float score =
         Score(task.buffers.queries + query * task.dim, items + item * task.dim, task);
@@ -114,7 +113,7 @@ LLMSREC_DEVICE void RankCandidates(Block& block, SelectShared& shared, const Top
     float* scores = task.buffers.scores + query * task.max_k;
     for (int64_t place = thread; place < task.max_k; place += kSelectThreads) {
       const bool is_found = place < num_ranked;
-      rows[place] = is_found ? static_cast<int32_t>(task.first_row + IndexOf(ranked[place])) : -1;
+      rows[place] = is_found ? static_cast<int32_t>(IndexOf(ranked[place])) : -1;
       scores[place] = is_found ? ScoreOf(ranked[place]) : -INFINITY;
     }
   });

@@ -30,9 +30,8 @@ LLMSREC_DEVICE void MarkUnranked(const TopKTask& task, int64_t first_item, Exclu
     const int64_t num_rows = task.num_items - first_item - group * kGroupRows;
     unranked[group] = num_rows >= kGroupRows ? 0 : num_rows <= 0 ? ~0u : ~0u << num_rows;
   }
-  const int64_t first_row = task.first_row + first_item;
-  while (excluded.next != excluded.end && *excluded.next < first_row + kTileItems) {
-    const int64_t row = *excluded.next++ - first_row;
+  while (excluded.next != excluded.end && *excluded.next < first_item + kTileItems) {
+    const int64_t row = *excluded.next++ - first_item;
     if (row >= 0) unranked[row / kGroupRows] |= 1u << row % kGroupRows;
   }
 }
@@ -94,8 +93,8 @@ LLMSREC_DEVICE void ScoreGroups(Block& block, ScoreShared<num_quads>& shared, co
     if (thread >= kQueries) return;
     shared.excluded[thread] = {};
     if (thread < num_queries) {
-      shared.excluded[thread] = SkipTo(task.first_row + tile * kTileItems,
-                                       ExcludedRowsOf(task, part.first_query + thread));
+      shared.excluded[thread] =
+          SkipTo(tile * kTileItems, ExcludedRowsOf(task, part.first_query + thread));
     }
   });
   for (; tile < end_tile; ++tile) {

@@ -20,7 +20,6 @@ struct TopKShape {
   int64_t num_items;
   int64_t dim;
   int64_t max_k;
-  int64_t first_row;  // of `items` within the catalogue, where they are a shard of it
   ItemType item_type;
 
   int64_t num_groups() const { return (num_items + kGroupRows - 1) / kGroupRows; }
@@ -34,10 +33,10 @@ struct TopKShape {
 struct TopKBuffers {
   const float* queries;             // [B, D]
   const void* items;                // [N, D]
-  const int32_t* excluded_rows;     // [E] rows of the catalogue, ascending within each query
+  const int32_t* excluded_rows;     // [E] rows of `items`, ascending within each query
   const int64_t* excluded_offsets;  // [B + 1]
   const int32_t* k;                 // [B]
-  int32_t* rows;                    // [B, max_k] rows of the catalogue
+  int32_t* rows;                    // [B, max_k] rows of `items`
   float* scores;                    // [B, max_k]
 };
 
@@ -47,7 +46,6 @@ struct TopKTask {
   int64_t num_items;
   int64_t dim;
   int64_t max_k;
-  int64_t first_row;
   int64_t num_groups;
   int64_t max_groups;
   int64_t max_ranked;
@@ -90,7 +88,6 @@ inline TopKTask MakeTask(const TopKShape& shape, const TopKBuffers& buffers, Wor
       .num_items = shape.num_items,
       .dim = shape.dim,
       .max_k = shape.max_k,
-      .first_row = shape.first_row,
       .num_groups = shape.num_groups(),
       .max_groups = shape.max_groups(),
       .max_ranked = shape.max_ranked(),
