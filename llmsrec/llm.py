@@ -2,13 +2,22 @@
 
 import hashlib
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import torch
 from gguf import GGUFReader
 from tokenizers import Tokenizer, pre_tokenizers, processors
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    modeling_gguf_pytorch_utils,
+)
+from transformers.utils import logging as transformers_logging
 
 from llmsrec import packages
 from llmsrec.errors import CheckpointError
@@ -42,7 +51,10 @@ def load(source: LLMSource, dtype: torch.dtype) -> tuple[PreTrainedModel, Tokeni
     """
     path = _find(source)
     folder, options = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
-    model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa", **options)
+    with _without_foreign_bars():
+        model = AutoModel.from_pretrained(
+            folder, dtype=dtype, attn_implementation="sdpa", **options
+        )
     if model.config.model_type not in DECODER_TYPES:
         raise CheckpointError(
             f"{folder}: a {model.config.model_type!r} model; served are {', '.join(DECODER_TYPES)}"
@@ -57,6 +69,22 @@ def load_tokenizer(source: LLMSource) -> Tokenizer:
         CheckpointError: the files are missing or changed.
     """
     return _read_tokenizer(_find(source))
+
+
+@contextmanager
+def _without_foreign_bars() -> Iterator[None]:
+    """Switch off transformers' bars, which flood a log; that of GGUF files knows no setting."""
+    is_shown = transformers_logging.is_progress_bar_enabled()
+    names = vars(modeling_gguf_pytorch_utils)
+    gguf_bar = names["tqdm"]
+    names["tqdm"] = partial(gguf_bar, disable=True)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        names["tqdm"] = gguf_bar
+        if is_shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _find(source: LLMSource) -> Path:

@@ -5,12 +5,13 @@ import math
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import DownloadColumn
 
 from llmsrec.amazon import SAMPLE_RATE_OF_CATEGORY, AmazonFiles, Selection, load_amazon
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError
 from llmsrec.movielens import load_movielens
+from llmsrec.progress import progress_bars
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def _load(arguments: argparse.Namespace) -> Dataset:
             f"--category {arguments.category} has no published sample rate; give --sample-rate"
         )
     selection = Selection(sample_rate, arguments.seed, arguments.min_interactions)
-    with _byte_bars() as bars:
+    with progress_bars(DownloadColumn()) as bars:
         return load_amazon(arguments.category, files, selection, bars)
 
 
@@ -86,13 +87,3 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no number over 0 and up to 1")
     return share
-
-
-def _byte_bars() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )

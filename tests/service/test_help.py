@@ -12,6 +12,7 @@ SLOW_TO_IMPORT = {"torch", "transformers", "optimum", "onnx", "matplotlib"}
 COMMANDS = {
     "engine": ["-m", "engine"],
     "llmsrec": ["-m", "llmsrec"],
+    "perf": ["-m", "perf"],
     "build": ["export/build_engine.py"],
 }
 WITHOUT_TORCH = """
