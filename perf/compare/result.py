@@ -8,8 +8,8 @@ import numpy as np
 
 from export import parity
 from export.parity import Bars
-from perf.compare.kit import Vectors
-from perf.load.environment import Environment
+from perf.compare.peer_inputs import Vectors
+from perf.environment import Environment
 
 BARS: Mapping[str, Bars] = {
     "int8": Bars(min_cosine=0.99, min_overlap=0.90),
@@ -19,7 +19,7 @@ BARS: Mapping[str, Bars] = {
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """Of user vectors, against those of PyTorch in fp32."""
+    """How close user vectors are to those of PyTorch in fp32."""
 
     cosine_min: float
     cosine_mean: float
