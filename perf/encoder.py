@@ -10,6 +10,7 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from export.build import DTYPES
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 from perf.answers import require_vectors, tolerance_of
 from perf.command_line import count
-from perf.engine_access import Encode, make_prompts, opened_engine
+from perf.engine_access import Encode, make_prompts, open_engine
 from perf.flops import count_flop
 from perf.peaks import matrix_peak_gflops
 from perf.timing import Timed, time_calls
@@ -78,7 +79,7 @@ def add_size_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> Forwards:
     bundle = open_bundle(arguments.bundle)
     manifest = bundle.manifest
-    with opened_engine(bundle) as engine:
+    with closing(open_engine(bundle)) as engine:
         times_ms = time_sizes(
             engine.encode,
             expected=lambda prompts: engine.encode(prompts[:1]).repeat(len(prompts), axis=0),

@@ -1,7 +1,6 @@
 """What the measurements use of the engine's inside, all in one place."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from engine import Interaction, Recommender, RecommendRequest
@@ -28,6 +27,7 @@ class Engine(NamedTuple):
     bundle: Bundle
     encode: Encode
     render: Callable[[RecommendRequest], Query]
+    close: Callable[[], None]
 
     def rank(self, queries: Sequence[Query], vectors: Vectors) -> list[Ranked]:
         """Rank the catalogue for each user vector, by item id."""
@@ -38,14 +38,16 @@ class Engine(NamedTuple):
         return [([ids[row] for row in rows], scores.tolist()) for rows, scores in rankings]
 
 
-@contextmanager
-def opened_engine(bundle: Bundle, num_threads: int = 0) -> Iterator[Engine]:
+def open_engine(bundle: Bundle, num_threads: int = 0) -> Engine:
     config = Config(encoder=EncoderConfig(num_threads=num_threads))
     ranker = open_ranker(bundle, config)
-    with closing(Recommender(bundle, ranker, config)) as recommender:
-        yield Engine(
-            bundle, lambda prompts: ranker.encode(prompts, "user_vector"), recommender.render
-        )
+    recommender = Recommender(bundle, ranker, config)
+    return Engine(
+        bundle=bundle,
+        encode=lambda prompts: ranker.encode(prompts, "user_vector"),
+        render=recommender.render,
+        close=recommender.close,
+    )
 
 
 def make_prompts(num_users: int, num_tokens: int) -> list[Prompt]:

@@ -7,6 +7,7 @@ are reported.
 
 import argparse
 import statistics
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from engine.rpc.client import recommend
 from llmsrec import checkpoint
 from perf.answers import require_rankings, require_vectors, tolerance_of
 from perf.command_line import count
-from perf.engine_access import as_interactions, opened_engine, render_history
+from perf.engine_access import as_interactions, open_engine, render_history
 from perf.server_process import serving
 from perf.timing import Timed, time_in_turn
 
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> RecommendTimes:
     request = RecommendRequest(as_interactions(bundle, history))
     encode_in_pytorch = torch.inference_mode()(loaded.load_model()[0].user_vectors)
     tolerance = tolerance_of(bundle.manifest.precision)
-    with opened_engine(bundle) as engine, serving(arguments.bundle) as server:
+    with closing(open_engine(bundle)) as engine, serving(arguments.bundle) as server:
         query = engine.render(request)
         prompt = query.prompt
         arrays = [(prompt.token_ids, prompt.slot_ids)]

@@ -15,6 +15,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ from engine.request import Query
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.answers import Vectors, require_rankings, tolerance_of
 from perf.command_line import count
-from perf.engine_access import Encode, Engine, opened_engine, ranked_items, read_message
+from perf.engine_access import Encode, Engine, open_engine, ranked_items, read_message
 from perf.load.batches import Batches, summarise_batches
 from perf.load.client import METHOD, UNLIMITED
 from perf.load.drawn import draw_schedule
@@ -92,7 +93,7 @@ def run(arguments: argparse.Namespace) -> Saturation:
     bundle = open_bundle(arguments.bundle)
     replies: list[pb.RecommendResponse] = []
     speeds = []
-    with opened_engine(bundle) as engine, serving(arguments.bundle) as server:
+    with closing(open_engine(bundle)) as engine, serving(arguments.bundle) as server:
         messages = draw_messages(bundle.item_ids, arguments.requests)
         queries = [engine.render(read_message(message)) for message in messages]
         num_tokens = sum(len(query.prompt) for query in queries)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from engine.bundle.opened import open_bundle
 from engine.errors import PlanError
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.answers import require_rankings, tolerance_of
-from perf.engine_access import opened_engine, ranked_items, read_message
+from perf.engine_access import open_engine, ranked_items, read_message
 from perf.load.client import SentRequest
 
 MAX_CHECKED = 64
@@ -30,7 +31,7 @@ def check_answers(path: Path | None, sent: Sequence[SentRequest]) -> str:
     bundle = open_bundle(path)
     tolerance = tolerance_of(bundle.manifest.precision)
     try:
-        with opened_engine(bundle) as engine:
+        with closing(open_engine(bundle)) as engine:
             for each in track(chosen, "checking", console=Console(stderr=True)):
                 query = engine.render(read_message(each.message))
                 expected = engine.rank([query], engine.encode([query.prompt]))

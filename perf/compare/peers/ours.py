@@ -1,19 +1,17 @@
 """The engine's own encoder, on the backend that its bundle was built for."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from engine.bundle.opened import open_bundle
 from engine.request import Prompt
 from perf.compare.messages import Encode, PeerTask
 from perf.compare.peer_inputs import PromptArrays, Vectors
-from perf.engine_access import opened_engine
+from perf.engine_access import open_engine
 
 
 def load(task: PeerTask) -> Encode:
-    opening = ExitStack()  # until the process ends
-    engine = opening.enter_context(opened_engine(open_bundle(Path(task.bundle)), task.num_threads))
+    engine = open_engine(open_bundle(Path(task.bundle)), task.num_threads)
 
     def encode(prompts: Sequence[PromptArrays]) -> Vectors:
         return engine.encode([Prompt(*prompt) for prompt in prompts])
