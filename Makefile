@@ -14,7 +14,7 @@ help:  ## Show the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(BUNDLE)/manifest.json  ## Build a bundle, serve it, and recommend films to three real users
-	$(BIN)/python -m perf.demo $(BUNDLE)
+	$(BIN)/python examples/demo.py $(BUNDLE)
 
 test: $(INSTALLED)  ## Run the whole test suite (no GPU needed)
 	$(BIN)/python -m pytest

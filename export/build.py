@@ -96,7 +96,8 @@ def build(checkpoint: Checkpoint, output: Path, options: BuildOptions, bars: Pro
     Raises:
         BuildError: the result is below the quality bars, `output` is something else, or the
             backend does not run the precision.
-        PlanError: TensorRT is asked for and missing, refuses the graph, or a target has no fp8.
+        BackendUnavailable: TensorRT is asked for and missing.
+        PlanError: TensorRT refuses the graph, or a target has no fp8.
     """
     able = precisions_of(options.backend)
     if options.precision not in able:

@@ -40,7 +40,8 @@ def choose_targets(options: PlanOptions) -> PlanOptions:
     """Give `options` for GPUs that multiply fp8 only.
 
     Raises:
-        PlanError: the library is missing, or a target has no fp8.
+        BackendUnavailable: the library is missing.
+        PlanError: a target has no fp8.
     """
     library = load_library(options.library)
     if library.targets and not options.targets:

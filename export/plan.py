@@ -60,7 +60,8 @@ def add_plan(
     """Compile the graph in `folder`, or copy the plan of the bundle at `output` where it fits.
 
     Raises:
-        PlanError: the library is missing, or refuses the graph or a target.
+        BackendUnavailable: the library is missing.
+        PlanError: it refuses the graph or a target.
     """
     library = load_library(options.library)
     files = {file.name: describe_file(file) for file in folder.glob(f"{GRAPH_FILE}*")}
@@ -92,7 +93,8 @@ def require_plan_can_be_made(options: PlanOptions) -> None:
     """Refuse what cannot be compiled, before any long work.
 
     Raises:
-        PlanError: the library is missing, or does not know a target.
+        BackendUnavailable: the library is missing.
+        PlanError: it does not know a target.
     """
     find_targets(load_library(options.library), options.targets)
 

@@ -6,7 +6,7 @@
 #
 # The LLMs have random weights of the shapes llama-3.2-3b and smollm2-135m, or of those named; the
 # CHECKPOINT gives tokenizer, catalogue and histories. The backends are onnxruntime-cuda and
-# tensorrt. Each step leaves DIR/STEP.json, DIR is perf/gpu; one that is there already is not run
+# tensorrt. Each step leaves DIR/STEP.json, DIR is perf/gpu-results; one that is there already is not run
 # again, so an interrupted run goes on. Checkpoints and bundles, up to 30 GB, are in --work, by
 # default DIR/work. A failing step is named at the end, exit code 1. --device cpu tries the script
 # itself, with a tiny shape and onnxruntime, in a few minutes.
@@ -15,7 +15,7 @@ cd "$(dirname "$0")/.." || exit
 
 usage() { { echo usage:; sed -n "4,5s/^# */  /p" perf/gpu.sh; } >&2; echo "error: $1" >&2; exit 2; }
 
-checkpoint='' output=perf/gpu work='' device=cuda python=.venv/bin/python seconds=''
+checkpoint='' output=perf/gpu-results work='' device=cuda python=.venv/bin/python seconds=''
 shapes=() backends=()
 while (($#)); do
   case $1 in
@@ -133,11 +133,11 @@ measure_shape() {
   esac
   is_shape_measured "$shape" && return
   [[ -f $random/config.json ]] || rm -f "$output/$shape-checkpoint.json"
-  measure "$shape-checkpoint" 590 "$python" -m perf random-checkpoint --shape "$shape" \
+  measure "$shape-checkpoint" 590 "$python" -m perf.gpu random-checkpoint --shape "$shape" \
     --like "$checkpoint" --output "$work/$shape" --histories 8 "${items[@]}"
   [[ -f $random/config.json ]] || return
-  measure "$shape-pytorch" 590 "$python" -m perf pytorch "$random" "${pytorch[@]}" "${sizes[@]}"
-  measure "$shape-pytorch-compiled" 590 "$python" -m perf pytorch "$random" "${pytorch[@]}" \
+  measure "$shape-pytorch" 590 "$python" -m perf.gpu pytorch "$random" "${pytorch[@]}" "${sizes[@]}"
+  measure "$shape-pytorch-compiled" 590 "$python" -m perf.gpu pytorch "$random" "${pytorch[@]}" \
     "${sizes[@]}" --compile
   for backend in "${backends[@]}"; do
     measure_backend "$shape" "$backend"
@@ -159,7 +159,7 @@ measure_backend() {
   case $2 in
     # A CUDA graph pads to its own size, so these are close to --tokens.
     tensorrt | onnxruntime-cuda)
-      build=(--precision fp16 --profile 64x352 --profile 64x456 --profile 16x1024)
+      build=(--precision fp16 --size 64x352 --size 64x456 --size 16x1024)
       ;;
   esac
   case $shape in
@@ -172,7 +172,7 @@ measure_backend() {
     --checkpoint "$work/$shape/checkpoint" --output "$bundle" "${build[@]}"
   [[ -f $bundle/manifest.json ]] || return
   if [[ $2 = tensorrt ]]; then
-    measure "$name-plan" 590 "$python" -m perf plan-validity "$bundle"
+    measure "$name-plan" 590 "$python" -m perf.gpu plan-validity "$bundle"
   fi
   verify "$name-check" 590 bash -c "$check" "$python" "$bundle" "$2" "$capability"
   measure "$name-encoder" 590 "$python" -m perf encoder "$bundle" "${sizes[@]}"
@@ -181,7 +181,7 @@ measure_backend() {
 
 # A TensorRT plan for other cards is compiled for this one.
 check='"$0" -m engine check "$1" || { [[ $2 = tensorrt ]] &&
-  "$0" -m engine check "$1" --rebuild --target "$3" && "$0" -m engine check "$1"; }'
+  "$0" -m engine rebuild "$1" --target "$3" && "$0" -m engine check "$1"; }'
 capability=none
 if [[ $device = cuda ]]; then
   nvidia-smi --query-gpu=name,compute_cap,driver_version,memory.total,clocks.max.sm,power.limit \
@@ -198,7 +198,7 @@ for shape in "${shapes[@]}"; do
   measure_shape "$shape"
 done
 
-"$python" -m perf gpu-summary "$output" | tee "$output/summary.txt"
+"$python" -m perf.gpu summary "$output" | tee "$output/summary.txt"
 ((${#failed[@]} == 0)) && exit
 printf 'FAILED  %s\n' "${failed[@]}" | tee -a "$output/summary.txt" >&2
 exit 1

@@ -1,6 +1,5 @@
 """What the machine can do at best, measured: the roof over every other figure."""
 
-import time
 from collections.abc import Callable
 
 import onnx
@@ -9,8 +8,8 @@ import torch
 from onnx import helper
 
 from export.fused_ops import FUSED_OPSET
+from perf.timing import Timed, best_ms
 
-NUM_TRIES = 7
 MATRIX_SIZES = {"cpu": 2048, "cuda": 8192}
 READ_BYTES = 1 << 30
 
@@ -22,41 +21,27 @@ def matrix_peak_gflops(device: str, dtype: torch.dtype) -> float:
     """
     size = MATRIX_SIZES[device]
     left, right = torch.rand(2, size, size).to(device, dtype)
-
-    def multiply() -> None:
-        left @ right
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    seconds = best_seconds(multiply)
+    seconds = _best_seconds(device, lambda: left @ right)
     if device == "cpu" and dtype == torch.float32:
         session = _matrix_product()
         feed = {"left": left.numpy(), "right": right.numpy()}
-        seconds = min(seconds, best_seconds(lambda: session.run(None, feed)))
+        seconds = min(seconds, _best_seconds(device, lambda: session.run(None, feed)))
     return 2 * size**3 / seconds / 1e9
 
 
 def read_peak_gb_per_s(device: str = "cpu") -> float:
     """Sum an array much larger than any cache, on all threads of the CPU or on the GPU."""
     array = torch.ones(READ_BYTES // 4, device=device)
+    return READ_BYTES / _best_seconds(device, array.sum) / 1e9
 
-    def read() -> None:
-        array.sum()
+
+def _best_seconds(device: str, call: Callable[[], object]) -> float:
+    def wait_for_it() -> None:
+        call()
         if device == "cuda":
             torch.cuda.synchronize()
 
-    return READ_BYTES / best_seconds(read) / 1e9
-
-
-def best_seconds(call: Callable[[], object]) -> float:
-    """Give the shortest of several runs, after one that does not count."""
-    call()
-    times = []
-    for _ in range(NUM_TRIES):
-        started = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return best_ms(Timed(wait_for_it, lambda _: None)) / 1e3
 
 
 def _matrix_product() -> onnxruntime.InferenceSession:

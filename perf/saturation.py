@@ -3,7 +3,8 @@
 Each round drives a real server with `--concurrent` requests always in flight, and then runs the
 encoder alone, in this process, on the very micro-batches that the answers tell of. So the ratio is
 what serving costs beside the encoder: gRPC, forming batches, retrieval, replies. The last batches
-of a round find the queue running dry; more `--requests` make less of it.
+of a round find the queue running dry; more `--requests` make less of it. Each answer must be the
+ranking by the vector that its forward gave.
 
 The client takes its cycles from the same cores, so it is as light as it can be: one event loop,
 requests serialised before the clock starts, replies parsed after it stops.
@@ -13,33 +14,30 @@ import argparse
 import asyncio
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 import grpc
 import msgspec
+import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from engine import Recommender
 from engine.bundle.opened import open_bundle
-from engine.config import Config
-from engine.encoders.encoder import Encoder
 from engine.errors import CallFailed
-from engine.pipelines.open import open_ranker
-from engine.request import Prompt
-from engine.rpc.wire import decode_request
+from engine.query import Query
 from llmsrec.v1 import recommender_pb2 as pb
-from perf.load.batches import Batches, BatchTally
+from perf.answers import Vectors, require_rankings, tolerance_of
+from perf.command_line import count
+from perf.engine_access import Encode, Engine, ranked_items, read_message
+from perf.load.batches import Batches, summarise_batches
 from perf.load.client import METHOD, UNLIMITED
-from perf.load.settings import Drawn, Mix, Pace
-from perf.load.workload import draw_plan
+from perf.load.drawn import draw_schedule
+from perf.load.options import LoadOptions
 from perf.server_process import serving
-
-PAUSE_S = 0.2
-"""Before each timing, so that none pays for threads that another left spinning."""
+from perf.timing import PAUSE_S
 
 
 class Speeds(msgspec.Struct, frozen=True):
@@ -47,95 +45,105 @@ class Speeds(msgspec.Struct, frozen=True):
     forward_tokens_per_s: float
     ratio: float
     encoding_share: float
-    """Of the server's time, by its own clock; the rest lies between two forwards."""
+    """The share of the server's time, by its own clock, that does not lie between two forwards."""
 
 
-class Result(msgspec.Struct, frozen=True):
+class Saturation(msgspec.Struct, frozen=True):
     num_requests: int
-    """Of each round."""
+    """The requests of each round."""
     num_concurrent: int
     median: Speeds
     batches: Batches
     rounds: list[Speeds]
 
 
-class Case(NamedTuple):
-    messages: Sequence[bytes]
-    prompts: Sequence[Prompt]
-    """What the server renders of each message."""
-    num_concurrent: int
+class Round(NamedTuple):
+    replies: list[pb.RecommendResponse]
+    served_s: float
+    batches: list[list[int]]
+    """The places of the replies of each micro-batch."""
+    vectors: Vectors  # [R, D], in the order of the replies
+    forward_s: float
+
+    def speeds(self, num_tokens: int) -> Speeds:
+        encoding_s = sum(self.replies[batch[0]].timings.encode_ms for batch in self.batches) / 1e3
+        return Speeds(
+            served_tokens_per_s=num_tokens / self.served_s,
+            forward_tokens_per_s=num_tokens / self.forward_s,
+            ratio=self.forward_s / self.served_s,
+            encoding_share=encoding_s / self.served_s,
+        )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("bundle", type=Path)
     add = parser.add_argument
-    add("--requests", type=int, default=96, help="of each round (default: 96)")
-    add("--concurrent", type=int, default=48, help="requests in flight (default: 48)")
-    add("--rounds", type=int, default=5, help="besides one to warm up (default: 5)")
+    add("bundle", type=Path, help="what to serve")
+    add("--requests", type=count, default=96, help="of each round")
+    add("--concurrent", type=count, default=48, help="requests in flight")
+    add("--rounds", type=count, default=5, help="besides one to warm up")
 
 
-def run(arguments: argparse.Namespace) -> Result:
+def run(arguments: argparse.Namespace) -> Saturation:
     """Time both sides in turn.
 
     Raises:
         CallFailed: the server refused a request.
+        WrongAnswer: it answered one otherwise than by the vector of its forward.
     """
-    config, bundle = Config(), open_bundle(arguments.bundle)
-    ranker = open_ranker(bundle, config)
-    tally, rounds = BatchTally(), []
-    numbers = track(range(arguments.rounds + 1), "rounds", console=Console(stderr=True))
-    with (
-        closing(Recommender(bundle, ranker, config)) as recommender,
-        serving(arguments.bundle) as server,
-    ):
-        messages = draw_messages(bundle.item_ids, arguments.requests)
-        prompts = [render(recommender, message) for message in messages]
-        case = Case(messages, prompts, arguments.concurrent)
-        for number in numbers:
-            replies, speeds = time_round(server.address, ranker, case)
+    bundle = open_bundle(arguments.bundle)
+    replies: list[pb.RecommendResponse] = []
+    speeds = []
+    with closing(Engine(bundle)) as engine, serving(arguments.bundle) as server:
+        messages = draw_messages(bundle.catalogue.item_ids, arguments.requests)
+        queries = [engine.render(read_message(message)) for message in messages]
+        num_tokens = sum(len(query.prompt) for query in queries)
+        rounds = _time_rounds(server.address, engine, messages, queries, arguments)
+        for number, each in enumerate(rounds):
+            require_answers(each, engine, queries)
             if number > 0:
-                rounds.append(speeds)
-                count_rows(tally, replies)
-    num_tokens = sum(len(prompt) for prompt in prompts)
-    batches = tally.summarise(sum(num_tokens / each.served_tokens_per_s for each in rounds))
+                speeds.append(each.speeds(num_tokens))
+                replies += each.replies
+    served_s = sum(num_tokens / each.served_tokens_per_s for each in speeds)
+    batches = summarise_batches(replies, served_s)
     assert batches is not None
-    columns = zip(*map(msgspec.structs.astuple, rounds), strict=True)
-    return Result(
+    columns = zip(*map(msgspec.structs.astuple, speeds), strict=True)
+    return Saturation(
         num_requests=arguments.requests,
         num_concurrent=arguments.concurrent,
         median=Speeds(*map(statistics.median, columns)),
         batches=batches,
-        rounds=rounds,
+        rounds=speeds,
     )
 
 
-def time_round(
-    address: str, encoder: Encoder, case: Case
-) -> tuple[list[pb.RecommendResponse], Speeds]:
-    replies, served_s = asyncio.run(time_server(address, case.messages, case.num_concurrent))
-    batches = group_by_batch(replies)
-    forward_s = time_forwards(encoder, case.prompts, batches)
-    encoding_s = sum(replies[batch[0]].timings.encode_ms for batch in batches) / 1e3
-    num_tokens = sum(len(prompt) for prompt in case.prompts)
-    speeds = Speeds(
-        served_tokens_per_s=num_tokens / served_s,
-        forward_tokens_per_s=num_tokens / forward_s,
-        ratio=forward_s / served_s,
-        encoding_share=encoding_s / served_s,
+def _time_rounds(
+    address: str,
+    engine: Engine,
+    messages: Sequence[bytes],
+    queries: Sequence[Query],
+    arguments: argparse.Namespace,
+) -> Iterator[Round]:
+    for _ in track(range(arguments.rounds + 1), "rounds", console=Console(stderr=True)):
+        replies, served_s = asyncio.run(time_server(address, messages, arguments.concurrent))
+        batches = group_by_batch(replies)
+        vectors, forward_s = time_forwards(engine.encode, queries, batches)
+        yield Round(replies, served_s, batches, vectors, forward_s)
+
+
+def require_answers(each: Round, engine: Engine, queries: Sequence[Query]) -> None:
+    require_rankings(
+        "the saturated server",
+        [ranked_items(reply) for reply in each.replies],
+        engine.rank(queries, each.vectors),
+        tolerance_of(engine.bundle.manifest.encoder.precision),
     )
-    return replies, speeds
 
 
 def draw_messages(item_ids: Sequence[str], num_requests: int) -> list[bytes]:
     """Draw requests as `perf load` does by default."""
-    pace = Pace(rate=num_requests, arrivals="constant", warm_up_s=0.0, duration_s=1.0)
-    plan = draw_plan(Drawn(pace=pace, mix=Mix()), item_ids)
-    return [plan.messages[row] for row in plan.message_rows.tolist()]
-
-
-def render(recommender: Recommender, message: bytes) -> Prompt:
-    request = decode_request(pb.RecommendRequest.FromString(message))
-    return recommender.render(request).prompt
+    options = LoadOptions(rate=num_requests, arrivals="constant", warm_up_s=0.0, duration_s=1.0)
+    schedule = draw_schedule(options, item_ids)
+    return [schedule.messages[row] for row in schedule.message_rows.tolist()]
 
 
 async def time_server(
@@ -177,18 +185,13 @@ def group_by_batch(replies: Sequence[pb.RecommendResponse]) -> list[list[int]]:
 
 
 def time_forwards(
-    encoder: Encoder, prompts: Sequence[Prompt], batches: Sequence[Sequence[int]]
-) -> float:
-    """Give the seconds that the micro-batches take, one right after the other."""
-    gathered = [[prompts[place] for place in batch] for batch in batches]
+    encode: Encode, queries: Sequence[Query], batches: Sequence[Sequence[int]]
+) -> tuple[Vectors, float]:
+    """Encode the micro-batches right after each other; give the vectors in the queries' order."""
+    gathered = [[queries[place].prompt for place in batch] for batch in batches]
     time.sleep(PAUSE_S)
     started = time.perf_counter()
-    for batch in gathered:
-        encoder.encode(batch, "user_vector")
-    return time.perf_counter() - started
-
-
-def count_rows(tally: BatchTally, replies: Sequence[pb.RecommendResponse]) -> None:
-    for reply in replies:
-        batch = reply.micro_batch
-        tally.add(batch.num_prompts, reply.num_prompt_tokens, batch.longest_prompt_tokens)
+    encoded = [encode(batch) for batch in gathered]
+    seconds = time.perf_counter() - started
+    vectors = np.concatenate(encoded)  # [R, D], in the order of the micro-batches
+    return vectors[np.argsort(np.concatenate(batches))], seconds

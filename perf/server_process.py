@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from perf.errors import MeasureError
+
 
 class ServerProcess(NamedTuple):
     address: str
@@ -26,13 +28,20 @@ class ServerProcess(NamedTuple):
 @contextmanager
 def serving(bundle: Path) -> Iterator[ServerProcess]:
     """Serve a bundle on a free port of this machine; drained with SIGTERM afterwards."""
-    command = [sys.executable, "-m", "engine", "serve", str(bundle), "--listen", "127.0.0.1:0"]
+    with running("engine", "serve", str(bundle), "--listen", "127.0.0.1:0") as server:
+        yield server
+
+
+@contextmanager
+def running(module: str, *arguments: str) -> Iterator[ServerProcess]:
+    """Run a module whose first line of output is `ready HOST:PORT …`."""
     started = time.monotonic()
+    command = [sys.executable, "-m", module, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             ready = process.stdout.readline().split() if process.stdout else []
             if not ready:
-                raise SystemExit("the server did not start; its message is above")
+                raise MeasureError(f"{module} did not start; its message is above")
             yield ServerProcess(ready[1], process.pid, time.monotonic() - started)
         finally:
             process.send_signal(signal.SIGTERM)

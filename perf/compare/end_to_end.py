@@ -12,39 +12,49 @@ import numpy as np
 from rich.progress import Progress
 
 from engine import Interaction
-from perf.compare.errors import CompareError
-from perf.compare.kit import Vectors
+from perf.compare.forwards import WARM_UP_ROUNDS
+from perf.compare.peer_inputs import Vectors
 from perf.compare.result import BARS, ServiceRow, summarise
-from perf.compare.services import Ask, K, Service, time_answer
+from perf.compare.services import K, Service
+from perf.errors import MeasureError, WrongAnswer
+from perf.timing import PAUSE_S
 
 NUM_CLIENTS = 4
 ANSWERS_PER_CLIENT = 4
 NUM_PASSES = 3
-WARM_UP_ROUNDS = 2
-PAUSE_S = 0.2
-"""Before each timing, so that none pays for threads that another left spinning."""
 TIE_TOLERANCE = 1e-5
 """Scores closer than this share of the largest one are equal in fp32."""
-
-History = Sequence[Interaction]
 
 
 @dataclass(frozen=True)
 class Expected:
     """What PyTorch in fp32 scores."""
 
-    histories: Sequence[History]
+    histories: Sequence[Sequence[Interaction]]
     scores: Vectors  # [P, N]
     row_of_id: Mapping[str, int]
+
+    def share_right(self, number: int, answer: Sequence[str]) -> float:
+        """Give the share of an answer that is among the first K unseen items of a history."""
+        scores = self.scores[number].copy()
+        tolerance = TIE_TOLERANCE * np.abs(scores).max()
+        scores[[self.row_of_id[each.item_id] for each in self.histories[number]]] = -np.inf
+        threshold = np.partition(scores, -K)[-K] - tolerance
+        rows = {self.row_of_id[item_id] for item_id in answer}
+        return sum(bool(scores[row] >= threshold) for row in rows) / K
 
 
 def measure(
     services: Sequence[Service], expected: Expected, num_rounds: int, bars: Progress
 ) -> list[ServiceRow]:
-    """Compare, then time; a service that fails says so in its row."""
+    """Compare, then time; a service that fails says so in its row.
+
+    Raises:
+        WrongAnswer: ours answered otherwise while it was timed.
+    """
     runs = [_Run(service, expected) for service in services]
     steps = [
-        ("answers", 1, _Run.compare_answers),
+        ("answers", len(expected.histories), _Run.compare_one),
         ("one client", WARM_UP_ROUNDS + num_rounds, _Run.time_one),
         (f"{NUM_CLIENTS} clients", NUM_PASSES, _Run.time_several),
     ]
@@ -66,6 +76,8 @@ class _Run:
         self._clients = [service.connect() for _ in range(NUM_CLIENTS)]
         self._times_ms: list[float] = []
         self._rates: list[float] = []
+        self._shares: list[float] = []
+        self._timed_shares: list[float] = []
         versions = {name: version(name) for name in service.packages}
         self._row = ServiceRow(name=service.name, is_ours=service.is_ours, versions=versions)
 
@@ -75,48 +87,49 @@ class _Run:
         time.sleep(PAUSE_S)
         try:
             step()
-        except CompareError as error:
+        except MeasureError as error:
             self._row.problem = f"failed: {error}"
 
-    def compare_answers(self, _number: int) -> None:
-        self._row.answers_overlap = _overlap(self._clients[0], self._expected)
-        self._row.is_equal = self._row.answers_overlap >= self._bar
+    def compare_one(self, number: int) -> None:
+        answer = self._clients[0](self._expected.histories[number])
+        self._shares.append(self._expected.share_right(number, answer))
 
     def time_one(self, number: int) -> None:
-        histories = self._expected.histories
-        self._times_ms.append(time_answer(self._clients[0], histories[number % len(histories)]))
+        at = number % len(self._expected.histories)
+        started = time.perf_counter()
+        answer = self._clients[0](self._expected.histories[at])
+        self._times_ms.append((time.perf_counter() - started) * 1e3)
+        self._timed_shares.append(self._expected.share_right(at, answer))
 
     def time_several(self, _number: int) -> None:
-        self._rates.append(_answers_per_s(self._clients, self._expected.histories))
+        """Let every client ask as soon as it is answered."""
+        histories = self._expected.histories
+
+        def ask_in_turn(client: int) -> list[tuple[int, list[str]]]:
+            first = client * ANSWERS_PER_CLIENT
+            places = [(first + index) % len(histories) for index in range(ANSWERS_PER_CLIENT)]
+            return [(at, self._clients[client](histories[at])) for at in places]
+
+        started = time.perf_counter()
+        with ThreadPoolExecutor(NUM_CLIENTS) as pool:
+            answers = list(pool.map(ask_in_turn, range(NUM_CLIENTS)))
+        elapsed_s = time.perf_counter() - started
+        self._rates.append(NUM_CLIENTS * ANSWERS_PER_CLIENT / elapsed_s)
+        self._timed_shares += [self._expected.share_right(*each) for one in answers for each in one]
 
     def finish(self) -> ServiceRow:
-        if not self._row.problem:
-            self._row.times = summarise(self._times_ms[WARM_UP_ROUNDS:])
-            self._row.answers_per_s = statistics.median(self._rates)
-        return self._row
-
-
-def _overlap(ask: Ask, expected: Expected) -> float:
-    """Give the mean share of answers that belong to PyTorch's first K among the unseen items."""
-    shares = []
-    for history, all_scores in zip(expected.histories, expected.scores, strict=True):
-        scores = all_scores.copy()
-        scores[[expected.row_of_id[each.item_id] for each in history]] = -np.inf
-        threshold = np.partition(scores, -K)[-K] - TIE_TOLERANCE * np.abs(all_scores).max()
-        answered = {expected.row_of_id[item_id] for item_id in ask(history)}
-        shares.append(sum(scores[row] >= threshold for row in answered) / K)
-    return float(np.mean(shares))
-
-
-def _answers_per_s(clients: Sequence[Ask], histories: Sequence[History]) -> float:
-    """Let every client ask as soon as it is answered."""
-
-    def ask_in_turn(number: int) -> None:
-        for index in range(ANSWERS_PER_CLIENT):
-            at = (number * ANSWERS_PER_CLIENT + index) % len(histories)
-            clients[number](histories[at])
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(len(clients)) as pool:
-        list(pool.map(ask_in_turn, range(len(clients))))
-    return len(clients) * ANSWERS_PER_CLIENT / (time.perf_counter() - started)
+        row = self._row
+        if row.problem:
+            return row
+        row.answers_overlap = statistics.fmean(self._shares)
+        row.is_equal = row.answers_overlap >= self._bar
+        timed = statistics.fmean(self._timed_shares)
+        if row.is_equal and timed < self._bar:
+            problem = f"gave other answers while it was timed (overlap@{K} {timed:.3f})"
+            if row.is_ours:
+                raise WrongAnswer(f"{row.name} {problem}; no time counts")
+            row.problem = f"failed: it {problem}"
+            return row
+        row.times = summarise(self._times_ms[WARM_UP_ROUNDS:])
+        row.answers_per_s = statistics.median(self._rates)
+        return row

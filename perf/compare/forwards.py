@@ -3,86 +3,108 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
 
 from perf.compare.contenders import Contender
-from perf.compare.errors import CompareError
-from perf.compare.kit import Kit, Vectors
-from perf.compare.result import Row, judge, summarise
-from perf.compare.task import Absent, Task
-from perf.compare.worker_process import PeerFailed, WorkerProcess
+from perf.compare.messages import Absent, PeerTask
+from perf.compare.peer_inputs import PeerInputs, Vectors
+from perf.compare.result import Quality, Row, judge, summarise
+from perf.compare.worker_process import WorkerProcess
+from perf.errors import MeasureError, PeerFailed, WrongAnswer
+from perf.timing import PAUSE_S
 
 WARM_UP_ROUNDS = 2
-PAUSE_S = 0.05
-"""Between two turns, for the machine to come to rest."""
 
 
 @dataclass(frozen=True)
-class Setting:
+class Conditions:
     """What is the same for all."""
 
-    kit: Kit
+    inputs: PeerInputs
     checkpoint: Path
     item_vectors: Vectors  # [N, D]
     num_users: int
     num_rounds: int
     num_threads: int
 
+    def batch(self, number: int) -> list[int]:
+        """Give the prompts of a round."""
+        start = number * self.num_users
+        return [(start + each) % len(self.inputs.prompts) for each in range(self.num_users)]
 
-def measure(contenders: Sequence[Contender], setting: Setting, bars: Progress) -> Vectors:
+
+@dataclass
+class _Running:
+    row: Row
+    worker: WorkerProcess
+    times_ms: list[float] = field(default_factory=list)
+    vectors: list[Vectors] = field(default_factory=list)
+    """What the timed forwards gave."""
+
+
+def measure(contenders: Sequence[Contender], conditions: Conditions, bars: Progress) -> Vectors:
     """Fill in every contender's row, and give the vectors of the first, which are right.
 
     Raises:
-        CompareError: the first fails, or a bundle is not of the checkpoint.
+        MeasureError: the first fails, or a bundle is not of the checkpoint.
+        WrongAnswer: ours gave other vectors while they were timed.
     """
     with ExitStack() as processes:
-        running: list[tuple[Row, WorkerProcess]] = []
+        running = []
         expected = None
         task = bars.add_task("", total=len(contenders))
         for contender in contenders:
             row = contender.row
             bars.update(task, description=f"{row.name}: loading and comparing")
-            worker = _start(contender, setting, processes)
-            vectors = _encode_all(worker, contender, setting)
+            worker = _start(contender, conditions, processes)
+            vectors = _encode_all(worker, contender, conditions)
             if expected is None:
                 expected = vectors
             if expected is None:
-                raise CompareError(f"{row.name}, which gives the right vectors: {row.problem}")
+                raise MeasureError(f"{row.name}, which gives the right vectors: {row.problem}")
             if vectors is not None:
-                row.quality = judge(vectors, expected, setting.item_vectors, row.precision)
-                _require_own_equal(row)
-                running.append((row, worker))
+                row.quality = judge(vectors, expected, conditions.item_vectors, row.precision)
+                if row.is_ours and not row.quality.is_equal:
+                    raise MeasureError(
+                        f"{row.name} is not equal to the checkpoint ({_describe(row.quality)});"
+                        " name what it was built from"
+                    )
+                running.append(_Running(row, worker))
             bars.advance(task)
-        _time_in_turn(running, setting, bars)
+        _time_in_turn(running, conditions, bars)
     assert expected is not None
+    for each in running:
+        _finish(each, expected, conditions)
     return expected
 
 
-def _start(contender: Contender, setting: Setting, processes: ExitStack) -> WorkerProcess:
-    log = setting.kit.folder / f"{contender.row.name}.log".replace("/", "-")
-    worker = WorkerProcess(contender.python, log, setting.num_threads)
+def _start(contender: Contender, conditions: Conditions, processes: ExitStack) -> WorkerProcess:
+    log = conditions.inputs.folder / f"{contender.row.name}.log".replace("/", "-")
+    worker = WorkerProcess(contender.python, log, conditions.num_threads)
     processes.callback(worker.close)
     return worker
 
 
-def _encode_all(worker: WorkerProcess, contender: Contender, setting: Setting) -> Vectors | None:
+def _encode_all(
+    worker: WorkerProcess, contender: Contender, conditions: Conditions
+) -> Vectors | None:
     """Give the vectors `[P, D]` of all prompts; nothing, but a reason in the row, if it cannot."""
     peer, row = contender.peer, contender.row
-    task = Task(
+    task = PeerTask(
         module=peer.module,
         packages=list(peer.packages),
         precision=peer.precision,
-        kit_folder=str(setting.kit.folder),
-        checkpoint=str(setting.checkpoint),
+        inputs_folder=str(conditions.inputs.folder),
+        checkpoint=str(conditions.checkpoint),
         bundle=str(contender.bundle),
-        num_threads=setting.num_threads,
+        num_threads=conditions.num_threads,
     )
-    numbers = range(len(setting.kit.prompts))
-    size = setting.num_users
+    numbers = range(len(conditions.inputs.prompts))
+    size = conditions.num_users
     try:
         answer = worker.load(task)
         if isinstance(answer, Absent):
@@ -96,32 +118,40 @@ def _encode_all(worker: WorkerProcess, contender: Contender, setting: Setting) -
         return None
 
 
-def _require_own_equal(row: Row) -> None:
-    if row.is_ours and row.quality and not row.quality.is_equal:
-        raise CompareError(
-            f"{row.name} is not equal to the checkpoint (cosine {row.quality.cosine_min:.6f},"
-            f" overlap@10 {row.quality.overlap_at_10:.3f}); name what it was built from"
-        )
-
-
-def _time_in_turn(
-    running: Sequence[tuple[Row, WorkerProcess]], setting: Setting, bars: Progress
-) -> None:
-    num_rounds = WARM_UP_ROUNDS + setting.num_rounds
+def _time_in_turn(running: Sequence[_Running], conditions: Conditions, bars: Progress) -> None:
+    num_rounds = WARM_UP_ROUNDS + conditions.num_rounds
     task = bars.add_task("timing all in turn", total=num_rounds * len(running))
-    times: list[list[float]] = [[] for _ in running]
     for number in range(num_rounds):
-        start = number * setting.num_users
-        batch = [(start + each) % len(setting.kit.prompts) for each in range(setting.num_users)]
-        for (row, worker), values in zip(running, times, strict=True):
-            if row.problem:
+        for each in running:
+            bars.advance(task)
+            if each.row.problem:
                 continue
             time.sleep(PAUSE_S)
             try:
-                values.append(worker.encode(batch)[1])
+                vectors, time_ms = each.worker.encode(conditions.batch(number))
             except PeerFailed as error:
-                row.problem = f"failed: {error}"
-            bars.advance(task)
-    for (row, _), values in zip(running, times, strict=True):
-        if not row.problem:
-            row.times = summarise(values[WARM_UP_ROUNDS:])
+                each.row.problem = f"failed: {error}"
+                continue
+            each.times_ms.append(time_ms)
+            each.vectors.append(vectors)
+
+
+def _finish(each: _Running, expected: Vectors, conditions: Conditions) -> None:
+    """Take the times, if the vectors were as good as before while they were timed."""
+    row = each.row
+    if row.problem or row.quality is None:
+        return
+    prompts = [place for number in range(len(each.vectors)) for place in conditions.batch(number)]
+    timed = np.concatenate(each.vectors)
+    quality = judge(timed, expected[prompts], conditions.item_vectors, row.precision)
+    if row.quality.is_equal and not quality.is_equal:
+        problem = f"gave other vectors while it was timed ({_describe(quality)})"
+        if row.is_ours:
+            raise WrongAnswer(f"{row.name} {problem}; no time counts")
+        row.problem = f"failed: it {problem}"
+        return
+    row.times = summarise(each.times_ms[WARM_UP_ROUNDS:])
+
+
+def _describe(quality: Quality) -> str:
+    return f"cosine {quality.cosine_min:.6f}, overlap@10 {quality.overlap_at_10:.3f}"

@@ -8,18 +8,19 @@ import numpy as np
 
 from export import parity
 from export.parity import Bars
-from perf.compare.kit import Vectors
-from perf.load.environment import Environment
+from export.recipes import RECIPES
+from perf.compare.peer_inputs import Vectors
+from perf.environment import Environment
 
 BARS: Mapping[str, Bars] = {
     "int8": Bars(min_cosine=0.99, min_overlap=0.90),
-    **{str(precision): bars for precision, bars in parity.BARS.items()},
+    **{str(precision): recipe.bars for precision, recipe in RECIPES.items()},
 }
 """By precision: those of the engine's own bundles, and one that only a peer has."""
 
 
 class Quality(msgspec.Struct, frozen=True):
-    """Of user vectors, against those of PyTorch in fp32."""
+    """How close user vectors are to those of PyTorch in fp32."""
 
     cosine_min: float
     cosine_mean: float

@@ -2,10 +2,6 @@
 
 import importlib.util
 import json
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from http import HTTPStatus
@@ -19,9 +15,9 @@ from engine import Interaction, RecommendRequest
 from engine.bundle.opened import ITEMS_FILE
 from engine.rpc.wire import encode_request
 from llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
-from perf.compare.errors import CompareError
-from perf.compare.peer import EXTRA
-from perf.server_process import serving
+from perf.compare.contenders import EXTRA
+from perf.errors import MeasureError
+from perf.server_process import running, serving
 
 K = 10
 
@@ -36,7 +32,7 @@ class Service(NamedTuple):
     connect: Callable[[], Ask]
     """Opens a connection that is kept, one for each client."""
     packages: Sequence[str] = ()
-    """Of which the versions are reported."""
+    """The packages whose versions are reported."""
 
 
 @contextmanager
@@ -52,7 +48,7 @@ def our_service(bundle: Path, precision: str) -> Iterator[Service]:
                 try:
                     answer = stub.Recommend(message)
                 except grpc.RpcError as error:
-                    raise CompareError(f"{error.code().name}: {error.details()}") from error
+                    raise MeasureError(f"{error.code().name}: {error.details()}") from error
                 return [item.item_id for item in answer.items]
 
             return ask
@@ -70,31 +66,20 @@ def plain_service(checkpoint: Path, bundle: Path) -> Iterator[Service]:
     """Run `perf.compare.plain_service`; its item vectors are those of the bundle.
 
     Raises:
-        CompareError: what it needs is not installed, or it does not start.
+        MeasureError: what it needs is not installed, or it does not start.
     """
     if not has_plain_service():
-        raise CompareError(f"absent, FastAPI or uvicorn is missing; to add them: {EXTRA}")
-    command = [sys.executable, "-m", "perf.compare.plain_service"]
+        raise MeasureError(f"absent, FastAPI or uvicorn is missing; to add them: {EXTRA}")
     arguments = [str(checkpoint), str(bundle / ITEMS_FILE)]
-    with (
-        subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process,
-        ExitStack() as connections,
-    ):
-        try:
-            ready = process.stdout.readline().split() if process.stdout else []
-            if not ready:
-                raise CompareError("failed: it did not start; its message is above")
+    with running("perf.compare.plain_service", *arguments) as server, ExitStack() as connections:
 
-            def connect() -> Ask:
-                connection = HTTPConnection(ready[1])
-                return http_client(connections.enter_context(closing(connection)))
+        def connect() -> Ask:
+            connection = HTTPConnection(server.address)
+            return http_client(connections.enter_context(closing(connection)))
 
-            name = "FastAPI + Transformers, HTTP"
-            packages = ["fastapi", "uvicorn"]
-            yield Service(name, "fp32", is_ours=False, connect=connect, packages=packages)
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=60)
+        name = "FastAPI + Transformers, HTTP"
+        packages = ["fastapi", "uvicorn"]
+        yield Service(name, "fp32", is_ours=False, connect=connect, packages=packages)
 
 
 def http_client(connection: HTTPConnection) -> Ask:
@@ -110,16 +95,9 @@ def http_client(connection: HTTPConnection) -> Ask:
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, HTTPException) as error:
-            raise CompareError(f"the plain service gave no answer: {error!r}") from error
+            raise MeasureError(f"the plain service gave no answer: {error!r}") from error
         if answer.status != HTTPStatus.OK:
-            raise CompareError(f"the plain service answered {answer.status}: {content.decode()}")
+            raise MeasureError(f"the plain service answered {answer.status}: {content.decode()}")
         return [item["item_id"] for item in json.loads(content)]
 
     return ask
-
-
-def time_answer(ask: Ask, history: Sequence[Interaction]) -> float:
-    """Give the milliseconds of one answer."""
-    started = time.perf_counter()
-    ask(history)
-    return (time.perf_counter() - started) * 1e3

@@ -13,16 +13,16 @@ from multiprocessing.connection import Connection
 
 import msgspec
 
-from perf.compare.task import Absent, Encoded, Ready, Task, Turn
+from perf.compare.messages import Absent, Encoded, PeerTask, Ready, Turn
 
 
 def run(parent: Connection) -> None:
-    task = msgspec.json.decode(parent.recv_bytes(), type=Task)
+    task = msgspec.json.decode(parent.recv_bytes(), type=PeerTask)
     if importlib.util.find_spec(task.packages[0]) is None:
         parent.send_bytes(msgspec.json.encode(Absent(task.packages[0])))
         return
     encode = importlib.import_module(task.module).load(task)
-    prompts = task.kit.prompts
+    prompts = task.inputs.prompts
     parent.send_bytes(msgspec.json.encode(Ready(_versions(task.packages))))
     while True:
         turn = msgspec.json.decode(parent.recv_bytes(), type=Turn)

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from perf.compare.errors import CompareError
-from perf.compare.kit import Vectors
-from perf.compare.task import Absent, Encoded, Ready, Task, Turn
+from perf.compare.messages import Absent, Encoded, PeerTask, Ready, Turn
+from perf.compare.peer_inputs import Vectors
+from perf.errors import MeasureError, PeerFailed
 
 ROOT = Path(__file__).parents[2]
 LOAD_SECONDS = 1200.0
@@ -24,12 +24,8 @@ TURN_SECONDS = 600.0
 """The first turns of a peer may compile."""
 EXIT_SECONDS = 10.0
 
-_OWN_ERROR = f"{CompareError.__module__}.{CompareError.__qualname__}: "
+_OWN_ERROR = f"{MeasureError.__module__}.{MeasureError.__qualname__}: "
 """What a traceback puts before the text of one of ours."""
-
-
-class PeerFailed(CompareError):
-    """A peer that ended or gave no answer; the text is what it said last."""
 
 
 class WorkerProcess:
@@ -48,8 +44,9 @@ class WorkerProcess:
                 process_group=0,  # which is stopped and killed as a whole
             )
         theirs.close()
+        self.pid = self._process.pid
 
-    def load(self, task: Task) -> Ready | Absent:
+    def load(self, task: PeerTask) -> Ready | Absent:
         """Wait until the model is loaded.
 
         Raises:
@@ -61,7 +58,7 @@ class WorkerProcess:
         return answer
 
     def encode(self, prompts: Sequence[int]) -> tuple[Vectors, float]:
-        """Give the user vectors `[B, D]` of the kit's prompts, and the milliseconds they took.
+        """Give the user vectors `[B, D]` of prompts of its inputs, and the milliseconds they took.
 
         Raises:
             PeerFailed: it ended, or takes too long.
@@ -98,4 +95,4 @@ class WorkerProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):  # where nothing of it is left
-            os.killpg(self._process.pid, number)
+            os.killpg(self.pid, number)

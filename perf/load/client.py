@@ -1,4 +1,4 @@
-"""One client process: sends its part of a plan on time, whatever becomes of the answers."""
+"""One client process: sends its part of a schedule on time, whatever becomes of the answers."""
 
 import asyncio
 import contextlib
@@ -9,41 +9,52 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import grpc
 
 from llmsrec.v1 import recommender_pb2 as pb
-from perf.load.plan import Plan
-from perf.load.settings import Clients
-from perf.load.tally import Slot, Tally
+from perf.load.schedule import Schedule
 
 if TYPE_CHECKING:
-    Call: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[bytes, pb.RecommendResponse]
+    Call: TypeAlias = grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommenderService"]
 METHOD = f"/{SERVICE.full_name}/Recommend"
-STAGES = [field.name for field in pb.StageTimings.DESCRIPTOR.fields]
 UNLIMITED = [("grpc.max_receive_message_length", -1)]
 CONNECT_SECONDS = 10.0
 PROGRESS_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ClientTask:
     address: str
-    plan: Plan
-    clients: Clients
-    num_slots: int
+    schedule: Schedule
+    deadline_ms: float
 
 
-def run_client(task: Task, parent: Connection) -> None:
-    """Report 0 when ready, take the start on the monotonic clock, report progress, give the tally.
+class SentRequest(NamedTuple):
+    """A measured request and what became of it; both are parsed when the clock stands."""
+
+    intended_s: float
+    """When it was to be sent, since the end of the warm-up."""
+    lag_ms: float
+    """How much later than intended it was sent."""
+    latency_ms: float
+    """From the intended time until the answer."""
+    status: str
+    """The gRPC status that it ended with instead of an answer, else empty."""
+    message: bytes
+    reply: bytes
+
+
+def run_client(task: ClientTask, parent: Connection) -> None:
+    """Report 0 when ready, take the start on the monotonic clock, report progress, then give all.
 
     A report is the number of requests that are done with.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its clients itself
-    gc.freeze()  # a collection would walk the plan while requests wait to be sent
+    gc.freeze()  # a collection would walk the schedule while requests wait to be sent
     # select() wakes to the microsecond, where asyncio rounds epoll's sleep up to a millisecond.
     with asyncio.Runner(
         loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
@@ -51,8 +62,8 @@ def run_client(task: Task, parent: Connection) -> None:
         parent.send(runner.run(ask_all(task, parent)))
 
 
-async def ask_all(task: Task, parent: Connection) -> Tally:
-    """Do as `run_client` does, but give the tally back."""
+async def ask_all(task: ClientTask, parent: Connection) -> list[SentRequest]:
+    """Do as `run_client` does, but return what was sent."""
     async with grpc.aio.insecure_channel(task.address, options=UNLIMITED) as channel:
         async with asyncio.timeout(CONNECT_SECONDS):
             await channel.channel_ready()
@@ -60,64 +71,44 @@ async def ask_all(task: Task, parent: Connection) -> Tally:
         sender = _Sender(task, channel, parent.recv())
         with _reporting(sender, parent):
             await sender.send_all()
-    return sender.tally
+    return sender.measured
 
 
 class _Sender:
-    def __init__(self, task: Task, channel: grpc.aio.Channel, start_s: float) -> None:
-        self._plan = task.plan
-        self._clients = task.clients
+    def __init__(self, task: ClientTask, channel: grpc.aio.Channel, start_s: float) -> None:
+        self._schedule = task.schedule
+        self._deadline_s = task.deadline_ms / 1e3
         self._start_s = start_s
-        self._call: Call = channel.unary_unary(  # requests are serialised in the plan
-            METHOD, response_deserializer=pb.RecommendResponse.FromString
-        )
-        self.tally = Tally([Slot() for _ in range(task.num_slots)])
+        self._call: Call = channel.unary_unary(METHOD)
+        self.measured: list[SentRequest] = []
         self.num_done = 0
 
     async def send_all(self) -> None:
         """Send every request at its time and wait for what becomes of them."""
         times_and_rows = zip(
-            self._plan.send_times_s.tolist(), self._plan.message_rows.tolist(), strict=True
+            self._schedule.send_times_s.tolist(), self._schedule.message_rows.tolist(), strict=True
         )
         async with asyncio.TaskGroup() as asking:
             for send_time_s, row in times_and_rows:
                 intended_s = self._start_s + send_time_s
                 await asyncio.sleep(max(intended_s - time.monotonic(), 0))
-                since_warm_up_s = send_time_s - self._plan.warm_up_s
-                asking.create_task(self._ask(self._plan.messages[row], intended_s, since_warm_up_s))
+                since_warm_up_s = send_time_s - self._schedule.warm_up_s
+                message = self._schedule.messages[row]
+                asking.create_task(self._ask(message, intended_s, since_warm_up_s))
 
     async def _ask(self, message: bytes, intended_s: float, since_warm_up_s: float) -> None:
-        lag_s = time.monotonic() - intended_s
-        reply, status = None, ""
+        lag_ms = (time.monotonic() - intended_s) * 1e3
+        reply, status = b"", ""
         try:
-            reply = await self._call(message, timeout=self._clients.deadline_ms / 1e3)
+            reply = await self._call(message, timeout=self._deadline_s)
         except grpc.aio.AioRpcError as error:
             status = error.code().name
         latency_ms = (time.monotonic() - intended_s) * 1e3
         self.num_done += 1
-        if since_warm_up_s < 0:
-            return
-        self.tally.add_send(lag_s * 1e3, since_warm_up_s + lag_s)
-        slot = self._slot_of(since_warm_up_s)
-        if reply is None:
-            self.tally.add_failure(slot, status)
-        else:
-            stages_ms = {name: getattr(reply.timings, name) for name in STAGES}
-            self.tally.add_answer(slot, latency_ms, stages_ms, self._clients.objective_ms)
-            answered_s = since_warm_up_s + latency_ms / 1e3
-            self.tally.last_answer_s = max(self.tally.last_answer_s, answered_s)
-            self._count_row(reply)
-
-    def _count_row(self, reply: pb.RecommendResponse) -> None:
-        batch = reply.micro_batch
-        if batch.num_prompts:  # an older server does not tell
-            self.tally.batches.add(
-                batch.num_prompts, reply.num_prompt_tokens, batch.longest_prompt_tokens
+        if since_warm_up_s >= 0:
+            self.measured.append(
+                SentRequest(since_warm_up_s, lag_ms, latency_ms, status, message, reply)
             )
-
-    def _slot_of(self, since_warm_up_s: float) -> int:
-        num_slots = len(self.tally.slots)
-        return min(int(since_warm_up_s / self._plan.duration_s * num_slots), num_slots - 1)
 
 
 @contextlib.contextmanager

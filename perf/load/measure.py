@@ -1,4 +1,4 @@
-"""Runs a plan: starts the client processes together, shows their progress, merges their tallies."""
+"""Runs a schedule: starts the clients together, shows their progress, collects what they sent."""
 
 import multiprocessing
 import time
@@ -7,29 +7,29 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing.connection import Connection, wait
 
 from llmsrec.progress import progress_bars
-from perf.load.client import Task, run_client
-from perf.load.errors import LoadError
-from perf.load.plan import Plan
-from perf.load.settings import Clients
-from perf.load.tally import Slot, Tally, count_slots
+from perf.errors import MeasureError
+from perf.load.client import ClientTask, SentRequest, run_client
+from perf.load.options import LoadOptions
+from perf.load.schedule import Schedule
 
 HEAD_START_S = 0.2
 """Between the word to start and the start, so that the word is with every client by then."""
 
 
-def measure(address: str, plan: Plan, clients: Clients, title: str) -> Tally:
-    """Send every request of a plan at its time and count what came back.
+def measure(address: str, schedule: Schedule, options: LoadOptions) -> list[SentRequest]:
+    """Send every request of a schedule at its time; give those that are measured, in order.
 
     Raises:
-        LoadError: a client process did not reach the server, or died.
+        MeasureError: a client process did not reach the server, or died.
     """
-    merged = Tally([Slot() for _ in range(count_slots(plan))])
+    sent: list[SentRequest] = []
     tasks = [
-        Task(address, part, clients, len(merged.slots))
-        for part in plan.split(clients.num_processes)
+        ClientTask(address, part, options.deadline_ms)
+        for part in schedule.split(options.num_processes)
     ]
+    rate = schedule.num_measured() / schedule.duration_s
     with _running(tasks) as connections, progress_bars() as bars:
-        bar = bars.add_task(title, total=len(plan))
+        bar = bars.add_task(f"{rate:.4g} requests/s", total=len(schedule))
         for connection in connections:
             _receive(connection)  # it is ready
         start_s = time.monotonic() + HEAD_START_S
@@ -43,15 +43,15 @@ def measure(address: str, plan: Plan, clients: Clients, title: str) -> Tally:
                 if isinstance(report, int):
                     num_done[connection] = report
                 else:
-                    merged.merge(report)
+                    sent += report
                     measuring.remove(connection)
             bars.update(bar, completed=sum(num_done.values()))
-        bars.update(bar, completed=len(plan))
-    return merged
+        bars.update(bar, completed=len(schedule))
+    return sorted(sent)
 
 
 @contextmanager
-def _running(tasks: Sequence[Task]) -> Iterator[list[Connection]]:
+def _running(tasks: Sequence[ClientTask]) -> Iterator[list[Connection]]:
     """Run one process for each task; those that still run afterwards are ended."""
     spawning = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -67,9 +67,9 @@ def _running(tasks: Sequence[Task]) -> Iterator[list[Connection]]:
         yield connections
 
 
-def _receive(connection: Connection) -> int | Tally:
+def _receive(connection: Connection) -> int | list[SentRequest]:
     try:
-        report: int | Tally = connection.recv()
+        report: int | list[SentRequest] = connection.recv()
     except EOFError as error:
-        raise LoadError("a client process died; its message is above") from error
+        raise MeasureError("a client process died; its message is above") from error
     return report

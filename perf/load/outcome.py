@@ -1,18 +1,20 @@
-"""What the command leaves behind: figures, settings and environment together."""
+"""What the command leaves behind: figures, options and environment together."""
 
 import msgspec
 
-from perf.load.environment import Environment
+from perf.environment import Environment
+from perf.load.options import LoadOptions
 from perf.load.result import LoadResult
 from perf.load.search import Search
-from perf.load.settings import Settings
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     environment: Environment
-    settings: Settings
+    options: LoadOptions
     result: LoadResult | None
-    """Of a search: that of the best rate; None where no rate met the objective."""
+    """That of the best rate, where it was searched; None where no rate met the objective."""
+    answers_checked: str
+    """How many answers were compared with the bundle's own, or why none was."""
     search: Search | None = None
 
     def is_void(self) -> bool:

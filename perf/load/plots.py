@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from perf.load.batches import Batches
+from perf.load.options import Overload
 from perf.load.result import LoadResult
 from perf.load.search import Search
-from perf.load.settings import Overload
 from perf.load.summary import label_stages
 
 MEDIAN_COLOUR, TAIL_COLOUR, MAX_COLOUR = "#2f6db3", "#d9730d", "#b9b4aa"

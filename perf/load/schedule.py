@@ -1,58 +1,39 @@
-"""Intended send times: a Poisson process or a constant beat, with overloads."""
+"""A run laid out: every request and when it is to be sent, fixed before the first one is."""
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from perf.load.errors import LoadError
-from perf.load.settings import Pace
 
-NUM_DECIMALS = 9
-"""Of a send time in seconds, so that one at the end of the warm-up is not a bit before it."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Schedule:
+    """R requests, of which those before `warm_up_s` are sent but not measured."""
 
+    send_times_s: NDArray[np.float64]  # [R], ascending, from the start of the run
+    message_rows: NDArray[np.int64]  # [R], into `messages`
+    messages: Sequence[bytes]
+    """The distinct requests, serialised."""
+    warm_up_s: float
+    duration_s: float
 
-def make_send_times(pace: Pace, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Give the send times of warm-up and measured time, in seconds from the start, ascending.
+    def __len__(self) -> int:
+        return len(self.send_times_s)
 
-    The arrivals are laid out on a clock that ticks once per expected request, and from there
-    carried over to seconds; so overloads bend both kinds of arrivals alike.
+    def num_measured(self) -> int:
+        return int(np.count_nonzero(self.send_times_s >= self.warm_up_s))
 
-    Raises:
-        LoadError: an overload is not within the measured time.
-    """
-    knots_s = _knots_s(pace)
-    widths_s = np.diff(knots_s)
-    middles_s = knots_s[:-1] + widths_s / 2
-    rates = np.array([_rate_at(pace, middle_s) for middle_s in middles_s.tolist()])
-    expected = np.concatenate([[0.0], np.cumsum(rates * widths_s)])
-    if pace.arrivals == "constant":
-        ticks = np.arange(math.ceil(round(expected[-1], NUM_DECIMALS)), dtype=np.float64)
-    else:
-        ticks = np.sort(rng.uniform(0.0, expected[-1], rng.poisson(expected[-1])))
-    return np.interp(ticks, expected, knots_s).round(NUM_DECIMALS)
+    def split(self, num_parts: int) -> list["Schedule"]:
+        """Deal the requests out in turn, so that each part keeps the shape of the whole."""
+        return [self._part(part, num_parts) for part in range(num_parts)]
 
-
-def _knots_s(pace: Pace) -> NDArray[np.float64]:
-    """Give the times at which the rate may change, from the start to the end."""
-    end_s = pace.warm_up_s + pace.duration_s
-    knots_s = {0.0, end_s}
-    for overload in pace.overloads:
-        if overload.start_s + overload.duration_s > pace.duration_s:
-            raise LoadError(
-                f"the overload from second {overload.start_s:g} lasts {overload.duration_s:g} s,"
-                f" beyond the {pace.duration_s:g} s measured; raise --duration"
-            )
-        start_s = pace.warm_up_s + overload.start_s
-        knots_s |= {start_s, start_s + overload.duration_s}
-    return np.array(sorted(knots_s))
-
-
-def _rate_at(pace: Pace, time_s: float) -> float:
-    since_warm_up_s = time_s - pace.warm_up_s
-    factors = [
-        overload.factor
-        for overload in pace.overloads
-        if 0 <= since_warm_up_s - overload.start_s < overload.duration_s
-    ]
-    return pace.rate * math.prod(factors)
+    def _part(self, part: int, num_parts: int) -> "Schedule":
+        needed, rows = np.unique(self.message_rows[part::num_parts], return_inverse=True)
+        return Schedule(
+            send_times_s=self.send_times_s[part::num_parts],
+            message_rows=rows,
+            messages=[self.messages[row] for row in needed.tolist()],
+            warm_up_s=self.warm_up_s,
+            duration_s=self.duration_s,
+        )

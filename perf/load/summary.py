@@ -8,10 +8,10 @@ from perf.load.search import Search
 def describe(outcome: Outcome) -> list[str]:
     lines = []
     if outcome.search is not None:
-        lines += [*_describe_search(outcome.search, outcome.settings.clients.objective_ms), ""]
+        lines += [*_describe_search(outcome.search, outcome.options.objective_ms), ""]
     if outcome.result is not None:
         lines += _describe_result(outcome.result)
-    return lines
+    return [*lines, f"answers   {outcome.answers_checked}"]
 
 
 def explain_void(outcome: Outcome) -> str:
@@ -66,7 +66,9 @@ def _describe_result(result: LoadResult) -> list[str]:
     if result.latency is not None:
         lines.append(_describe_times("latency", result.latency))
     lines += [_describe_times(f"  {name}", times) for name, times in label_stages(result).items()]
-    return [*lines, _describe_times("send lag", result.send_lag)]
+    if result.send_lag is not None:
+        lines.append(_describe_times("send lag", result.send_lag))
+    return lines
 
 
 def explain_batches(result: LoadResult) -> str:

@@ -13,9 +13,8 @@ import numpy as np
 from engine import Interaction, RecommendRequest
 from engine.errors import InvalidRequest
 from engine.rpc.wire import encode_request
-from perf.load.errors import LoadError
-from perf.load.plan import Plan
-from perf.load.settings import Replayed
+from perf.errors import MeasureError
+from perf.load.schedule import Schedule
 
 
 class _TracedInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,28 +32,27 @@ class _TracedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return encode_request(RecommendRequest(history, self.k)).SerializeToString()
 
 
-def read_plan(load: Replayed) -> Plan:
-    """Plan to send a trace's requests at the times at which they were recorded.
+def read_trace(path: Path, warm_up_s: float) -> Schedule:
+    """Lay out to send a trace's requests at the times at which they were recorded.
 
     Raises:
-        LoadError: the trace cannot be read, or none of it would be measured.
+        MeasureError: the trace cannot be read, or none of it would be measured.
     """
-    path = Path(load.trace)
     sends = list(_read_sends(path))
     send_times_s = np.array([offset_ms for offset_ms, _ in sends]) / 1e3
-    duration_s = float(send_times_s.max(initial=0.0)) - load.warm_up_s
+    duration_s = float(send_times_s.max(initial=0.0)) - warm_up_s
     if duration_s <= 0:
-        raise LoadError(
-            f"{path} ends before the warm-up of {load.warm_up_s:g} s does; lower --warm-up or"
+        raise MeasureError(
+            f"{path} ends before the warm-up of {warm_up_s:g} s does; lower --warm-up or"
             " record a longer trace"
         )
     row_of_message: dict[bytes, int] = {}
     rows = [row_of_message.setdefault(message, len(row_of_message)) for _, message in sends]
-    return Plan(
+    return Schedule(
         send_times_s=send_times_s,
         message_rows=np.array(rows, np.int64),
         messages=list(row_of_message),
-        warm_up_s=load.warm_up_s,
+        warm_up_s=warm_up_s,
         duration_s=duration_s,
     )
 
@@ -65,15 +63,15 @@ def _read_sends(path: Path) -> Iterator[tuple[float, bytes]]:
     try:
         lines = path.read_bytes().splitlines()
     except OSError as error:
-        raise LoadError(f"cannot read the trace {path}: {error.strerror}") from error
+        raise MeasureError(f"cannot read the trace {path}: {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         try:
             request = decoder.decode(line)
             message = request.encode()
         except (msgspec.DecodeError, UnicodeDecodeError, InvalidRequest) as error:
-            raise LoadError(f"{path}, line {number}: {error}; mend or drop the line") from error
+            raise MeasureError(f"{path}, line {number}: {error}; mend or drop the line") from error
         if request.offset_ms < newest_ms:
-            raise LoadError(
+            raise MeasureError(
                 f"{path}, line {number}: offset_ms {request.offset_ms:g} is before the line"
                 f" above it ({newest_ms:g}); sort the trace by offset_ms"
             )

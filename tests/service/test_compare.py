@@ -24,16 +24,18 @@ from llmsrec import checkpoint
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.model import Heads
 from perf.__main__ import main
-from perf.compare import command, contenders, end_to_end, services
+from perf.compare import contenders, end_to_end, forwards, services
+from perf.compare.contenders import PEERS, REFERENCE, Contender, Peer
 from perf.compare.end_to_end import Expected
-from perf.compare.errors import CompareError
-from perf.compare.kit import Kit
-from perf.compare.make_kit import make_kit
-from perf.compare.peer import PEERS, REFERENCE, Peer
-from perf.compare.result import Comparison, judge
+from perf.compare.forwards import Conditions
+from perf.compare.messages import Absent, PeerTask, Ready
+from perf.compare.peer_inputs import PeerInputs, Vectors
+from perf.compare.result import Comparison, Row, judge
 from perf.compare.services import Ask, Service, http_client, plain_service
-from perf.compare.task import Absent, Ready, Task
-from perf.compare.worker_process import PeerFailed, WorkerProcess
+from perf.compare.worker_process import WorkerProcess
+from perf.compare.write_inputs import write_inputs
+from perf.engine_access import as_interactions, render_history
+from perf.errors import MeasureError, PeerFailed, WrongAnswer
 
 NUM_PROMPTS = 3
 
@@ -73,6 +75,12 @@ def load(task):
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (forwards, end_to_end):
+        monkeypatch.setattr(module, "PAUSE_S", 0.0)
+
+
 @pytest.fixture
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the fake peers importable in workers."""
@@ -82,27 +90,27 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def kit(
+def inputs(
     reference_bundle: Path,
     reference_checkpoint: Checkpoint,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Kit:
-    fragments = open_bundle(reference_bundle).fragments
+) -> PeerInputs:
+    bundle = open_bundle(reference_bundle)
     histories = reference_checkpoint.histories[:NUM_PROMPTS]
-    prompts = [render(fragments, rows, times)[0] for rows, times in histories]
-    return make_kit(tmp_path_factory.mktemp("kit"), reference_checkpoint, prompts)
+    prompts = [render_history(bundle, history) for history in histories]
+    return write_inputs(tmp_path_factory.mktemp("inputs"), reference_checkpoint, prompts)
 
 
 def fake(name: str, *packages: str) -> Peer:
     return Peer(name, "fp32", f"fake_{name}", packages or ("numpy",), install="pip install it")
 
 
-def make_task(kit: Kit, checkpoint_dir: Path, peer: Peer) -> Task:
-    return Task(
+def make_task(inputs: PeerInputs, checkpoint_dir: Path, peer: Peer) -> PeerTask:
+    return PeerTask(
         module=peer.module,
         packages=list(peer.packages),
         precision=peer.precision,
-        kit_folder=str(kit.folder),
+        inputs_folder=str(inputs.folder),
         checkpoint=str(checkpoint_dir),
         bundle="",
         num_threads=1,
@@ -115,7 +123,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     return main()
 
 
-@pytest.mark.slow
+@pytest.mark.peers
 @pytest.mark.usefixtures("modules")
 def test_run_goes_on_whatever_becomes_of_a_peer(
     reference_bundle: Path,
@@ -158,13 +166,13 @@ def test_run_goes_on_whatever_becomes_of_a_peer(
 
 @pytest.mark.usefixtures("modules")
 def test_worker_computes_nothing_while_it_is_not_its_turn(
-    kit: Kit, reference_checkpoint_dir: Path, tmp_path: Path
+    inputs: PeerInputs, reference_checkpoint_dir: Path, tmp_path: Path
 ) -> None:
     worker = WorkerProcess(sys.executable, tmp_path / "log", num_threads=1)
     try:
-        worker.load(make_task(kit, reference_checkpoint_dir, fake("spinning")))
+        worker.load(make_task(inputs, reference_checkpoint_dir, fake("spinning")))
         worker.encode([0, 1])
-        pid = worker._process.pid
+        pid = worker.pid
         before = ticks(pid)
         time.sleep(0.3)
         assert ticks(pid) == before
@@ -184,20 +192,24 @@ def ticks(pid: int) -> int:
 
 
 def test_peer_that_gives_no_answer_fails(
-    kit: Kit, reference_checkpoint_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: PeerInputs,
+    reference_checkpoint_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("perf.compare.worker_process.LOAD_SECONDS", 0.01)
     worker = WorkerProcess(sys.executable, tmp_path / "log", num_threads=1)
     with pytest.raises(PeerFailed, match=r"gave no answer in 0.01 s"):
-        worker.load(make_task(kit, reference_checkpoint_dir, REFERENCE))
+        worker.load(make_task(inputs, reference_checkpoint_dir, REFERENCE))
     worker.close()
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize(
     "peer", [peer for peer in PEERS if peer.name in {"optimum fp32", "openvino fp32"}]
 )
-def test_peer_of_the_kit_gives_the_vectors_of_the_model(
-    kit: Kit,
+def test_peer_of_the_inputs_gives_the_vectors_of_the_model(
+    inputs: PeerInputs,
     reference_checkpoint: Checkpoint,
     reference_checkpoint_dir: Path,
     tmp_path: Path,
@@ -205,40 +217,41 @@ def test_peer_of_the_kit_gives_the_vectors_of_the_model(
 ) -> None:
     worker = WorkerProcess(sys.executable, tmp_path / "log", num_threads=1)
     try:
-        answer = worker.load(make_task(kit, reference_checkpoint_dir, peer))
+        answer = worker.load(make_task(inputs, reference_checkpoint_dir, peer))
         if isinstance(answer, Absent):
             pytest.skip(f"{peer.library} is not installed")
         assert isinstance(answer, Ready)
         vectors, time_ms = worker.encode(range(NUM_PROMPTS))
     finally:
         worker.close()
-    expected = encode(reference_checkpoint, kit)
+    expected = encode(reference_checkpoint, inputs)
     items = np.random.default_rng(0).normal(size=(400, 128)).astype(np.float32)
     assert judge(vectors, expected, items, "fp32").is_equal
     assert time_ms > 0
 
 
 @torch.inference_mode()
-def encode(loaded: Checkpoint, kit: Kit) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    return loaded.load_model()[0].user_vectors(kit.prompts).numpy()
+def encode(loaded: Checkpoint, inputs: PeerInputs) -> Vectors:
+    return loaded.load_model()[0].user_vectors(inputs.prompts).numpy()
 
 
 @torch.inference_mode()
-def test_kit_embeds_and_reads_out_as_the_model_does(
-    kit: Kit, reference_checkpoint: Checkpoint
+def test_inputs_embed_and_read_out_as_the_model_does(
+    inputs: PeerInputs, reference_checkpoint: Checkpoint
 ) -> None:
     model, _ = reference_checkpoint.load_model()
-    input_ids, slot_ids, positions = model.collate(kit.prompts)
-    embedded, at = kit.embed_padded(kit.prompts)
+    input_ids, slot_ids, positions = model.collate(inputs.prompts)
+    embedded, at = inputs.embed_padded(inputs.prompts)
     expected = model.embed(input_ids, slot_ids, model.item_table).numpy()
     for row, length in enumerate(positions.numpy() + 1):
         np.testing.assert_allclose(embedded[row, :length], expected[row, :length], atol=1e-6)
     assert at.tolist() == positions.tolist()
     readouts = model.readout(input_ids, slot_ids, positions)
     vectors = model.heads.pred_user(readouts).numpy()
-    np.testing.assert_allclose(kit.user_vectors(readouts.numpy()), vectors, atol=1e-5)
+    np.testing.assert_allclose(inputs.user_vectors(readouts.numpy()), vectors, atol=1e-5)
 
 
+@pytest.mark.peers
 def test_bundle_of_another_checkpoint_is_refused_before_anything_is_timed(
     reference_bundle: Path,
     reference_checkpoint: Checkpoint,
@@ -257,11 +270,67 @@ def test_bundle_of_another_checkpoint_is_refused_before_anything_is_timed(
     assert output.out == ""
 
 
+class FakeWorker:
+    """Encodes each prompt as its number says; turns wrong after `num_right` turns where named."""
+
+    num_right = NUM_PROMPTS + 2
+
+    def __init__(self, python: str, log: Path, num_threads: int) -> None:
+        assert num_threads == 1
+        self._turns_wrong = python == "turning" or "turning" in log.name
+        self._num_turns = 0
+
+    def load(self, _task: PeerTask) -> Ready:
+        return Ready({})
+
+    def encode(self, prompts: Sequence[int]) -> tuple[Vectors, float]:
+        self._num_turns += 1
+        vectors = np.array([VECTORS[number] for number in prompts], np.float32)
+        is_wrong = self._turns_wrong and self._num_turns > self.num_right
+        return (-vectors if is_wrong else vectors), 1.0
+
+    def close(self) -> None: ...
+
+
+VECTORS = np.random.default_rng(0).normal(size=(NUM_PROMPTS, 8))
+
+
+def contend(name: str, *, is_ours: bool = False) -> Contender:
+    return Contender(fake(name), Row(name=name, precision="fp32", is_ours=is_ours), python=name)
+
+
+@pytest.fixture
+def conditions(inputs: PeerInputs, monkeypatch: pytest.MonkeyPatch) -> Conditions:
+    monkeypatch.setattr(forwards, "WorkerProcess", FakeWorker)
+    items = np.random.default_rng(1).normal(size=(50, 8)).astype(np.float32)
+    return Conditions(inputs, Path(), items, num_users=1, num_rounds=3, num_threads=1)
+
+
+def test_peer_whose_vectors_turn_wrong_while_it_is_timed_has_no_time(
+    conditions: Conditions,
+) -> None:
+    contestants = [contend("right"), contend("turning"), contend("mine", is_ours=True)]
+    forwards.measure(contestants, conditions, Progress(disable=True))
+    right, turning, mine = (contender.row for contender in contestants)
+    assert right.times is not None
+    assert mine.times is not None
+    assert turning.times is None
+    assert re.match(r"failed: it gave other vectors .*\(cosine -1\.0", turning.problem)
+
+
+def test_ours_that_turns_wrong_while_it_is_timed_ends_the_comparison(
+    conditions: Conditions,
+) -> None:
+    contestants = [contend("right"), contend("turning", is_ours=True)]
+    with pytest.raises(WrongAnswer, match="turning gave other vectors while it was timed"):
+        forwards.measure(contestants, conditions, Progress(disable=True))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--prompts", "100000"], r"holds \d+ histories; ask for no more --prompts"),
-        (["--json", "/no/such/folder/a.json"], "no such folder"),
+        (["--json", "/no/such/folder/a.json"], "there is no folder /no/such"),
     ],
 )
 def test_what_cannot_be_done_is_refused_at_once(
@@ -314,7 +383,7 @@ class RefusingService:
 
     def ask(self, _history: Sequence[Interaction]) -> list[str]:
         self.num_asked += 1
-        raise CompareError("INTERNAL: out of memory")
+        raise MeasureError("INTERNAL: out of memory")
 
 
 def make_service(name: str, ask: Ask) -> Service:
@@ -336,6 +405,28 @@ def test_services_are_compared_and_one_that_fails_stops_no_other() -> None:
     assert refusing.num_asked == 1
     assert other.answers_overlap == pytest.approx(0.9)
     assert not other.is_equal
+
+
+class TurningService:
+    """Answers rightly as often as it is asked before the clock starts, and once more."""
+
+    num_left = len(EXPECTED.histories) + 1
+
+    def ask(self, history: Sequence[Interaction]) -> list[str]:
+        self.num_left -= 1
+        return best_unseen(history) if self.num_left >= 0 else ["0", "1"]
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_service_that_turns_wrong_while_it_is_timed_has_no_time(is_ours: bool) -> None:
+    service = make_service("turning", TurningService().ask)._replace(is_ours=is_ours)
+    if is_ours:
+        with pytest.raises(WrongAnswer, match="turning gave other answers while it was timed"):
+            end_to_end.measure([service], EXPECTED, 2, Progress(disable=True))
+        return
+    (row,) = end_to_end.measure([service], EXPECTED, 2, Progress(disable=True))
+    assert (row.times, row.answers_per_s) == (None, None)
+    assert row.problem.startswith("failed: it gave other answers while it was timed (overlap@10 0.")
 
 
 class PlainHandler(BaseHTTPRequestHandler):
@@ -371,25 +462,26 @@ def plain_connection() -> Iterator[HTTPConnection]:
 def test_plain_client_reads_answers_and_names_failures(plain_connection: HTTPConnection) -> None:
     ask = http_client(plain_connection)
     assert ask([Interaction("7", 1), Interaction("8", 2)]) == ["7", "8"]
-    with pytest.raises(CompareError, match="answered 500"):
+    with pytest.raises(MeasureError, match="answered 500"):
         ask([Interaction("7")])
 
 
+@pytest.mark.peers
 def test_plain_service_recommends_what_the_model_does(
     reference_bundle: Path,
     reference_checkpoint: Checkpoint,
     reference_checkpoint_dir: Path,
-    kit: Kit,
+    inputs: PeerInputs,
 ) -> None:
     pytest.importorskip("fastapi")
     bundle = open_bundle(reference_bundle)
     expected = Expected(
         histories=[
-            command.as_interactions(bundle, history)
+            as_interactions(bundle, history)
             for history in reference_checkpoint.histories[:NUM_PROMPTS]
         ],
-        scores=encode(reference_checkpoint, kit) @ bundle.item_vectors.T,
-        row_of_id=bundle.row_of_id,
+        scores=encode(reference_checkpoint, inputs) @ bundle.catalogue.item_vectors.T,
+        row_of_id=bundle.catalogue.row_of_id,
     )
     with plain_service(reference_checkpoint_dir, reference_bundle) as service:
         (row,) = end_to_end.measure([service], expected, 1, Progress(disable=True))

@@ -6,11 +6,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing import Pipe
 from pathlib import Path
+from typing import Any
 
 import grpc
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,10 +24,11 @@ from llmsrec.v1.recommender_pb2_grpc import (
 )
 from perf.__main__ import main
 from perf.load import client
+from perf.load.drawn import draw_schedule
 from perf.load.measure import measure
+from perf.load.options import Lengths, LoadOptions
 from perf.load.result import LoadResult, summarise
-from perf.load.settings import Clients, Drawn, Lengths, Mix, Pace
-from perf.load.workload import draw_plan
+from perf.server_process import serving
 
 STALL_S = 2.0
 RATE = 50
@@ -51,19 +54,27 @@ class StallingService(RecommenderServiceServicer):
 
 
 @contextmanager
-def stalling_server(stalled_request: int) -> Iterator[str]:
+def served(service: RecommenderServiceServicer) -> Iterator[str]:
     server = grpc.server(ThreadPoolExecutor(max_workers=1))
-    add_RecommenderServiceServicer_to_server(StallingService(stalled_request), server)
+    add_RecommenderServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(grace=None).wait()
 
 
-def drive(address: str, clients: Clients, *, duration_s: float, k: int = 10) -> LoadResult:
-    pace = Pace(rate=RATE, arrivals="constant", warm_up_s=0.2, duration_s=duration_s)
-    plan = draw_plan(Drawn(pace=pace, mix=Mix(lengths=(Lengths(1, 3, 1.0),), k=k)), ["1", "2"])
-    return summarise(plan, measure(address, plan, clients, "driving"), clients)
+def stalling_server(stalled_request: int) -> AbstractContextManager[str]:
+    return served(StallingService(stalled_request))
+
+
+def drive(address: str, **given: Any) -> LoadResult:  # noqa: ANN401
+    lengths = (Lengths(1, 3, 1.0),)
+    usual = LoadOptions(
+        rate=RATE, arrivals="constant", warm_up_s=0.2, num_processes=1, lengths=lengths
+    )
+    options = msgspec.structs.replace(usual, **given)
+    schedule = draw_schedule(options, ["1", "2"])
+    return summarise(schedule, measure(address, schedule, options), options)
 
 
 def time_in_closed_loop(address: str) -> list[float]:
@@ -81,11 +92,12 @@ def time_in_closed_loop(address: str) -> list[float]:
 def test_stall_shows_in_every_request_that_it_delayed() -> None:
     """150 requests at 50/s: a pause of 2 s delays 100 of them, by 2 s down to nothing."""
     with stalling_server(stalled_request=25) as address:
-        clients = Clients(num_processes=2, objective_ms=500.0)
-        result = drive(address, clients, duration_s=NUM_REQUESTS / RATE)
+        options = {"num_processes": 2, "objective_ms": 500.0}
+        result = drive(address, duration_s=NUM_REQUESTS / RATE, **options)
     with stalling_server(stalled_request=25) as address:
         closed_ms = time_in_closed_loop(address)
     assert result.num_answers == result.num_requests == NUM_REQUESTS
+    assert result.send_lag is not None
     assert result.send_lag.p99_ms < 500  # the stall did not slow the clients down
     assert result.achieved_rate > 0.9 * RATE
     assert result.latency is not None
@@ -106,29 +118,29 @@ def test_stall_shows_in_every_request_that_it_delayed() -> None:
 
 def test_failures_are_counted_by_status_and_not_as_answers() -> None:
     with stalling_server(stalled_request=-1) as address:
-        result = drive(address, Clients(num_processes=1), duration_s=0.3, k=13)
+        result = drive(address, duration_s=0.3, k=13)
     assert result.failures == {"RESOURCE_EXHAUSTED": NUM_REQUESTS // 10}
     assert (result.num_answers, result.latency, result.goodput.share) == (0, None, 0)
 
 
 def test_deadline_ends_a_request_that_the_server_forgot() -> None:
     with stalling_server(stalled_request=15) as address:
-        result = drive(address, Clients(num_processes=1, deadline_ms=300.0), duration_s=0.3)
+        result = drive(address, deadline_ms=300.0, duration_s=0.3)
     assert result.num_answers + result.failures["DEADLINE_EXCEEDED"] == result.num_requests
     assert result.failures["DEADLINE_EXCEEDED"] >= 7
 
 
 async def test_latency_counts_from_the_intended_time_even_where_the_client_is_late() -> None:
-    pace = Pace(rate=RATE, arrivals="constant", warm_up_s=0.0, duration_s=0.2)
-    plan = draw_plan(Drawn(pace=pace, mix=Mix()), ["1"])
+    options = LoadOptions(rate=RATE, arrivals="constant", warm_up_s=0.0, duration_s=0.2)
+    schedule = draw_schedule(options, ["1"])
     mine, theirs = Pipe()
     mine.send(time.monotonic() - 1.0)
     with stalling_server(stalled_request=-1) as address:
-        tally = await client.ask_all(client.Task(address, plan, Clients(), num_slots=1), theirs)
-    assert tally.send_lag.percentiles_ms([1.0])[0] > 750
-    assert tally.latency.percentiles_ms([1.0])[0] > 750
-    assert tally.last_send_s > 0.9
-    assert tally.last_answer_s > tally.last_send_s
+        sent = await client.ask_all(client.ClientTask(address, schedule, 5000.0), theirs)
+    assert len(sent) == len(schedule)
+    assert min(each.lag_ms for each in sent) > 750
+    assert all(each.latency_ms > each.lag_ms for each in sent)
+    assert {each.status for each in sent} == {""}
     assert mine.recv() == 0
 
 
@@ -154,13 +166,48 @@ def test_bundle_is_served_measured_and_reported(
     outcome = json.loads(figures.read_text())
     assert outcome["environment"]["command"].startswith(f"python -m perf load {reference_bundle}")
     assert outcome["environment"]["catalogue_version"]
-    assert outcome["settings"]["load"]["pace"]["rate"] == 10
+    assert outcome["options"]["rate"] == 10
     assert outcome["result"]["target_rate"] == 10
     assert outcome["result"]["stages"]["encode_ms"]["p50_ms"] > 0
     sizes = outcome["result"]["batches"]["sizes"]
     assert sum(size["num_prompts"] * size["num_batches"] for size in sizes) == pytest.approx(10)
     assert outcome["result"]["batches"]["tokens_per_s"] > 0
+    assert outcome["answers_checked"] == "10 compared with the bundle's own"
     assert page.read_text().count("<svg") == 5
+
+
+class TurningService(RecommenderServiceServicer):
+    """Passes on what a real server answers, but the third and later ones in the wrong order."""
+
+    def __init__(self, address: str) -> None:
+        self._stub = RecommenderServiceStub(grpc.insecure_channel(address))
+        self._num_requests = 0
+
+    def Recommend(  # noqa: N802
+        self,
+        request: pb.RecommendRequest,
+        context: grpc.ServicerContext,  # noqa: ARG002
+    ) -> pb.RecommendResponse:
+        reply = self._stub.Recommend(request)
+        self._num_requests += 1
+        if self._num_requests > 3:
+            ids = [item.item_id for item in reply.items]
+            for item, item_id in zip(reply.items, reversed(ids), strict=True):
+                item.item_id = item_id
+        return reply
+
+
+def test_server_that_answers_wrongly_under_load_is_not_measured(
+    load: Callable[..., int], reference_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pacing = "--rate 10 --arrivals constant --duration 1 --warm-up 0 --processes 1"
+    with serving(reference_bundle) as server:
+        turning = TurningService(server.address)
+        with served(turning) as address:
+            assert load(address, "--bundle", reference_bundle, *pacing.split()) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "error: the server ranked otherwise while it was timed, in ranking 0: " in printed.err
 
 
 @pytest.fixture

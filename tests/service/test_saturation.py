@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,15 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engine.encoders.encoder import Tower
 from engine.errors import CallFailed
-from engine.request import Prompt
+from engine.query import FIRST_SEARCH, Prompt, Query
 from llmsrec.v1 import recommender_pb2 as pb
 from llmsrec.v1.recommender_pb2_grpc import (
     RecommenderServiceServicer,
     add_RecommenderServiceServicer_to_server,
 )
 from perf import saturation
+from perf.errors import WrongAnswer
+from perf.timing import PAUSE_S
 
 REFUSED_K = 13
 
@@ -95,25 +97,23 @@ def test_batch_with_a_reply_missing_is_no_batch() -> None:
         saturation.group_by_batch([make_reply(1.5, 2)])
 
 
-class RememberingEncoder:
-    def __init__(self) -> None:
-        self.batches: list[list[int]] = []
-
-    def encode(self, prompts: Sequence[Prompt], tower: Tower) -> NDArray[np.float32]:
-        assert tower == "user_vector"
-        self.batches.append([len(prompt) for prompt in prompts])
-        return np.zeros((len(prompts), 1), np.float32)
-
-    def warm_up(self) -> None: ...
-
-    def close(self) -> None: ...
+def make_query(num_tokens: int) -> Query:
+    tokens = np.zeros(num_tokens, np.int32)
+    return Query(Prompt(tokens, tokens), FIRST_SEARCH)
 
 
-def test_forwards_are_of_the_servers_batches() -> None:
-    tokens = [np.zeros(length, np.int32) for length in (5, 6, 7)]
-    prompts, encoder = [Prompt(each, each) for each in tokens], RememberingEncoder()
-    assert saturation.time_forwards(encoder, prompts, [[2, 0], [1]]) < saturation.PAUSE_S
-    assert encoder.batches == [[7, 5], [6]]
+def test_forwards_are_of_the_servers_batches_and_vectors_in_the_order_of_its_answers() -> None:
+    batches: list[list[int]] = []
+
+    def encode(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        batches.append([len(prompt) for prompt in prompts])
+        return np.array([[len(prompt)] for prompt in prompts], np.float32)
+
+    queries = [make_query(num_tokens) for num_tokens in (5, 6, 7)]
+    vectors, seconds = saturation.time_forwards(encode, queries, [[2, 0], [1]])
+    assert seconds < PAUSE_S
+    assert batches == [[7, 5], [6]]
+    assert vectors.tolist() == [[5], [6], [7]]
 
 
 def test_both_sides_are_timed_on_the_same_tokens(reference_bundle: Path) -> None:
@@ -131,3 +131,24 @@ def test_both_sides_are_timed_on_the_same_tokens(reference_bundle: Path) -> None
     assert num_rows == pytest.approx(2 * 12)
     speeds_served = [each.served_tokens_per_s for each in result.rounds]
     assert min(speeds_served) <= result.batches.tokens_per_s <= max(speeds_served)
+
+
+def test_server_that_turns_wrong_is_not_measured(
+    reference_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time_server, num_rounds = saturation.time_server, itertools.count()
+
+    async def turn(
+        address: str, messages: Sequence[bytes], num_concurrent: int
+    ) -> tuple[list[pb.RecommendResponse], float]:
+        replies, seconds = await time_server(address, messages, num_concurrent)
+        if next(num_rounds) == 2:
+            replies[3].items[0].item_id = replies[3].items[1].item_id
+        return replies, seconds
+
+    monkeypatch.setattr(saturation, "time_server", turn)
+    parser = argparse.ArgumentParser()
+    saturation.add_arguments(parser)
+    flags = ["--requests=6", "--concurrent=3", "--rounds=2"]
+    with pytest.raises(WrongAnswer, match="in ranking 3: 9 different items of 10"):
+        saturation.run(parser.parse_args([str(reference_bundle), *flags]))

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from perf.compare.peer import PEERS, REFERENCE
+from perf.compare.contenders import PEERS, REFERENCE
 from perf.compare.result import (
     BARS,
     Comparison,
@@ -18,7 +18,7 @@ from perf.compare.result import (
     summarise,
 )
 from perf.compare.table import describe
-from perf.load.environment import describe_environment
+from perf.environment import describe_environment
 
 EQUAL = Quality(cosine_min=1.0, cosine_mean=1.0, overlap_at_10=1.0, is_equal=True)
 UNEQUAL = Quality(cosine_min=0.5, cosine_mean=0.6, overlap_at_10=0.7, is_equal=False)

@@ -1,9 +1,10 @@
-"""The micro-benchmarks count what must be done and compare results before they time anything."""
+"""The micro-benchmarks count what must be done, and give no time of an answer that is wrong."""
 
 import argparse
 import copy
+import itertools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,17 +13,28 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
-from support.ring import ring_dataset
 from torch import nn
-from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
-from engine.bundle.manifest import GRAPH_FILE, Backend, Bucket, Precision, read_manifest
-from engine.ranking.cpu import Ranking
-from engine.request import Prompt
-from engine.sizes import fill
-from export.build import DTYPES
+from engine.bundle.manifest import (
+    ENCODER_KINDS,
+    GRAPH_FILE,
+    Backend,
+    Plan,
+    Precision,
+    read_manifest,
+)
+from engine.bundle.opened import Bundle
+from engine.query import Prompt, Ranking
+from export.recipes import RECIPES
 from llmsrec.checkpoint import Checkpoint
-from perf import encoder, flops, peaks, prompt, pytorch, topk, train
+from llmsrec.encoding import History
+from perf import encoder, flops, peaks, prompt, timing, topk
+from perf.engine_access import make_prompts, render_history
+from perf.errors import MeasureError, WrongAnswer
+from perf.gpu import pytorch
+from perf.gpu.topk import DTYPES as LLM_DTYPES
+from perf.gpu.topk import Search
 
 NUM_USERS, NUM_TOKENS = 3, 40
 
@@ -66,7 +78,7 @@ def test_forward_counts_matrix_products_and_causal_attention(
     assert flops.count_flop(graph, NUM_USERS, NUM_TOKENS) == expected_flop(config)
 
 
-def assert_consistent(figures: encoder.Figures, peak_gflop_per_s: float) -> None:
+def assert_consistent(figures: encoder.Forward, peak_gflop_per_s: float) -> None:
     seconds = figures.median_ms / 1e3
     assert figures.users_per_s == pytest.approx(figures.num_users / seconds)
     assert figures.tokens_per_s == pytest.approx(figures.users_per_s * figures.num_tokens)
@@ -80,50 +92,68 @@ def test_forwards_of_each_size_are_timed_beside_the_peak(reference_bundle: Path)
     sizes = ["--users", "1", "3", "--tokens", "30", "40", "--rounds=2", "--warm-up=1"]
     result = encoder.run(parse(encoder.add_arguments, str(reference_bundle), *sizes))
     assert result.precision == "fp32"
-    found = [(figures.num_users, figures.num_tokens) for figures in result.figures]
+    found = [(figures.num_users, figures.num_tokens) for figures in result.sizes]
     assert found == [(1, 30), (3, 30), (1, 40), (3, 40)]
     graph = onnx.load(reference_bundle / GRAPH_FILE, load_external_data=False)
-    for figures in result.figures:
+    for figures in result.sizes:
         assert_consistent(figures, result.peak_gflop_per_s)
         expected = flops.count_flop(graph, figures.num_users, figures.num_tokens)
         assert figures.gflop == pytest.approx(expected / 1e9)
 
 
-def test_forwards_that_warm_up_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0, 100, 100, 101, 101, 103, 103, 112])
-    monkeypatch.setattr("perf.encoder.time.perf_counter", lambda: next(clock))
-    seen: list[int] = []
+class TurningEncode:
+    """Encodes rightly, but from the `num_right`-th call on it does not."""
+
+    def __init__(self, num_right: int) -> None:
+        self._num_left = num_right
+
+    def __call__(self, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
+        self._num_left -= 1
+        vectors = np.ones((len(prompts), 4), np.float32)
+        return vectors if self._num_left >= 0 else -vectors
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_forward_that_turns_wrong_is_not_timed(is_right: bool) -> None:
     options = argparse.Namespace(users=[2], tokens=[30], rounds=3, warm_up=1)
-    times = encoder.time_sizes(lambda prompts: seen.append(len(prompts)), options)
-    assert times == {(2, 30): 2}
-    assert seen == [2] * 4
+    encode, expected = TurningEncode(4 if is_right else 3), TurningEncode(1)
+    if is_right:
+        assert set(encoder.time_sizes(encode, expected, 0.01, options)) == {(2, 30)}
+        return
+    with pytest.raises(WrongAnswer, match="a forward of 2 x 30 tokens gave other vectors"):
+        encoder.time_sizes(encode, expected, 0.01, options)
 
 
 def test_pytorchs_forward_counts_what_pytorch_counts(reference_checkpoint: Checkpoint) -> None:
     model, _ = reference_checkpoint.load_model()
-    model.llm.set_attn_implementation(pytorch.ATTENTIONS["sdpa"])
-    prompts = fill(Bucket(NUM_USERS, NUM_TOKENS))
-    counted = train.count_flop(lambda: pytorch.encode(model, prompts))
-    rotary = NUM_TOKENS * model.llm.config.head_dim  # angles, a product of vectors
-    expected = flops.count_model_flop(model.llm.config, NUM_USERS, NUM_TOKENS)
-    assert counted == expected + rotary
+    model.llm.set_attn_implementation("eager")
+    config = model.llm.config
+    with FlopCounterMode(display=False) as counter:
+        pytorch.encode(model, make_prompts(NUM_USERS, NUM_TOKENS))
+    rotary = NUM_TOKENS * config.head_dim  # angles, a product of vectors
+    # Eager attention multiplies the pairs that the mask hides as well.
+    hidden_pairs = NUM_USERS * NUM_TOKENS * (NUM_TOKENS - 1) // 2
+    width = config.num_attention_heads * config.head_dim
+    hidden = 4 * config.num_hidden_layers * hidden_pairs * width
+    expected = flops.count_model_flop(config, NUM_USERS, NUM_TOKENS) + hidden
+    assert counter.get_total_flops() == expected + rotary
 
 
 def test_pytorchs_attentions_give_the_same_vectors(reference_checkpoint: Checkpoint) -> None:
     model, _ = reference_checkpoint.load_model()
     rng = np.random.default_rng(0)
     prompts = [
-        Prompt(rng.integers(0, 500, length, np.int32), fill(Bucket(1, length))[0].slot_ids)
+        Prompt(rng.integers(0, 500, length, np.int32), make_prompts(1, length)[0].slot_ids)
         for length in (NUM_TOKENS, NUM_TOKENS - 7)
     ]
     expected = pytorch.encode(model, prompts)
     for attention in pytorch.ATTENTIONS.values():
         model.llm.set_attn_implementation(attention)
-        torch.testing.assert_close(pytorch.encode(model, prompts), expected, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(pytorch.encode(model, prompts), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("attention", pytorch.ATTENTIONS)
-@pytest.mark.parametrize("precision", pytorch.DTYPES)
+@pytest.mark.parametrize("precision", LLM_DTYPES)
 def test_pytorchs_forward_is_timed_beside_the_peak(
     reference_checkpoint_dir: Path, precision: str, attention: str
 ) -> None:
@@ -131,10 +161,11 @@ def test_pytorchs_forward_is_timed_beside_the_peak(
     sizes = ["--users", "1", "2", "--tokens=30", "--rounds=1", "--warm-up=1"]
     arguments = [str(reference_checkpoint_dir), *options, *sizes]
     result = pytorch.run(parse(pytorch.add_arguments, *arguments))
-    assert (result.device, result.precision, result.attention) == ("cpu", precision, attention)
-    assert msgspec.json.decode(msgspec.json.encode(result), type=pytorch.Result) == result
-    assert [figures.num_users for figures in result.figures] == [1, 2]
-    for figures in result.figures:
+    assert result.precision == precision
+    assert (result.runs_on["device"], result.runs_on["attention"]) == ("cpu", attention)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=encoder.Forwards) == result
+    assert [figures.num_users for figures in result.sizes] == [1, 2]
+    for figures in result.sizes:
         assert_consistent(figures, result.peak_gflop_per_s)
 
 
@@ -142,7 +173,7 @@ def test_pytorch_without_a_gpu_says_so(
     reference_checkpoint_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(SystemExit, match=r"finds no CUDA device.*--device cpu"):
+    with pytest.raises(MeasureError, match=r"finds no CUDA device.*--device cpu"):
         pytorch.run(parse(pytorch.add_arguments, str(reference_checkpoint_dir)))
 
 
@@ -150,8 +181,17 @@ def test_forward_that_is_not_finite_is_not_timed(reference_checkpoint: Checkpoin
     model, _ = reference_checkpoint.load_model()
     model = copy.deepcopy(model)
     nn.init.constant_(model.heads.CLS, torch.nan)
-    with pytest.raises(SystemExit, match="not finite; take another --precision"):
-        pytorch.encode(model, fill(Bucket(1, 30)))
+    with pytest.raises(MeasureError, match="not finite; take another --precision"):
+        pytorch.encode(model, make_prompts(1, 30))
+
+
+PLAN = Plan(
+    graph_sha256="",
+    library="tensorrt",
+    library_version="11",
+    compute_capabilities=[],
+    sizes=[],
+)
 
 
 @pytest.mark.parametrize(
@@ -178,33 +218,53 @@ def test_roof_is_that_of_the_device_and_precision(
         return 100.0
 
     monkeypatch.setattr(encoder, "matrix_peak_gflops", measure)
-    manifest = read_manifest(reference_bundle)
-    manifest = msgspec.structs.replace(manifest, backend=backend, precision=precision)
+    fields: dict[str, object] = {"precision": precision, "sizes": [], "plan": PLAN}
+    names = [field.name for field in msgspec.structs.fields(ENCODER_KINDS[backend])]
+    given = {"backend": backend} | {name: fields[name] for name in names}
+    kind = msgspec.convert(given, ENCODER_KINDS[backend])
+    manifest = msgspec.structs.replace(read_manifest(reference_bundle), encoder=kind)
     assert encoder.roof_gflops(manifest) == roof
-    assert asked == [(device, DTYPES[precision])]
+    assert asked == [(device, RECIPES[precision].dtype)]
 
 
 def test_topk_is_timed_for_each_number_of_queries() -> None:
     options = parse(topk.add_arguments, "--items=500", "--queries", "1", "3", "-k=7")
     result = topk.run(options)
-    assert isinstance(result, topk.Result)
-    assert [figures.num_queries for figures in result.figures] == [1, 3]
-    for figures in result.figures:
-        assert figures.ours_over_numpy == pytest.approx(figures.ours_ms / figures.numpy_ms)
+    assert [figures.num_queries for figures in result.times] == [1, 3]
+    for figures in result.times:
+        assert figures.ours_over_theirs == pytest.approx(figures.ours_ms / figures.theirs_ms)
         assert figures.gb_per_s == pytest.approx(500 * 128 * 4 / figures.ours_ms / 1e6)
         assert figures.share_of_peak == pytest.approx(figures.gb_per_s / result.peak_gb_per_s)
 
 
-def test_topk_that_finds_other_items_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def worse(
-        items: NDArray[np.float32], queries: NDArray[np.float32], k: int, num_threads: int
-    ) -> list[Ranking]:
-        assert num_threads
-        return [(np.arange(k, dtype=np.int32), items[:k] @ query) for query in queries]
+def test_topk_that_turns_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    rank, num_calls = Search.rank_on_cpu, itertools.count()
 
-    monkeypatch.setattr(topk, "_ours", worse)
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+    def turn(search: Search, num_threads: int) -> list[Ranking]:
+        rankings = rank(search, num_threads)
+        if next(num_calls) < timing.NUM_TRIES:
+            return rankings
+        return [(rows[::-1], scores) for rows, scores in rankings]
+
+    monkeypatch.setattr(Search, "rank_on_cpu", turn)
+    with pytest.raises(WrongAnswer, match="the top-k of 2 queries ranked otherwise"):
         topk.run(parse(topk.add_arguments, "--items=500", "--queries=2", "-k=7"))
+
+
+def test_prompt_that_turns_wrong_is_not_timed(
+    reference_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_calls = itertools.count()
+
+    def turn(bundle: Bundle, history: History) -> Prompt:
+        right = render_history(bundle, history)
+        if next(num_calls) < 7:
+            return right
+        return Prompt(right.token_ids + 1, right.slot_ids)
+
+    monkeypatch.setattr(prompt, "render_history", turn)
+    with pytest.raises(WrongAnswer, match="prompt 2 was rendered to other tokens"):
+        prompt.run(parse(prompt.add_arguments, str(reference_bundle), "--prompts=5"))
 
 
 def test_prompts_are_compared_and_timed(reference_bundle: Path) -> None:
@@ -214,30 +274,3 @@ def test_prompts_are_compared_and_timed(reference_bundle: Path) -> None:
     ratio = figures.fragments_us / figures.tokenizing_us
     assert figures.fragments_over_tokenizing == pytest.approx(ratio)
     assert msgspec.json.encode(figures)
-
-
-@pytest.mark.parametrize(("is_causal", "num_pairs"), [(True, 5 * 6 // 2), (False, 5 * 5)])
-def test_attention_is_counted_over_the_tokens_that_it_sees(is_causal: bool, num_pairs: int) -> None:
-    query, key, value = torch.rand(3, 2, 4, 5, 8, requires_grad=True)  # [B, H, T, D] each
-
-    def forward() -> torch.Tensor:
-        return functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
-
-    product = 2 * 2 * 4 * num_pairs * 8
-    assert train.count_flop(forward) == 2 * product
-    backward = train.count_flop(lambda: forward().sum().backward())  # type: ignore[no-untyped-call]
-    assert backward == (2 + 5) * product
-
-
-def test_training_step_and_readout_are_timed_beside_the_peak(
-    reference_dir: Path, tmp_path: Path
-) -> None:
-    ring_dataset(num_users=8).save(tmp_path / "ring")
-    options = [f"--dataset={tmp_path / 'ring'}", f"--llm={reference_dir / 'llm'}", "--rounds=2"]
-    result = train.run(parse(train.add_arguments, *options, "--batch-size=4"))
-    assert (result.num_users, result.precision) == (4, "bf16")
-    for figures in (result.step, result.readout):
-        assert figures.gflop_per_s == pytest.approx(figures.gflop / figures.median_ms * 1e3)
-        assert figures.share_of_peak == pytest.approx(figures.gflop_per_s / result.peak_gflop_per_s)
-    # A step reads five prompts a user, four of them short ones of items, and goes back as well.
-    assert 4 * 2 < result.step.gflop / result.readout.gflop < 4 * 5 * 3

@@ -91,7 +91,7 @@ def test_every_step_leaves_its_json(script: Script) -> None:
     calls = script.calls()
     (load,) = asked(calls, "perf load 127.0.0.1:9", "--search", "--lengths 10-20=1")
     assert calls.index(load) > calls.index(asked(calls, "serve", "--config")[0])
-    assert calls[-1] == f"-m perf gpu-summary {script.output}"
+    assert calls[-1] == f"-m perf.gpu summary {script.output}"
     config = (script.output / "work" / "server.toml").read_text()
     assert "max_batch_tokens = 2048" in config
 
@@ -100,7 +100,7 @@ def test_what_is_measured_is_not_measured_again(script: Script) -> None:
     script.run()
     (script.output / "tiny-onnxruntime-encoder.json").unlink()
     assert script.run().returncode == 0
-    assert [call.split()[2] for call in script.calls()] == ["encoder", "gpu-summary"]
+    assert [call.split()[2] for call in script.calls()] == ["encoder", "summary"]
 
 
 def test_another_machine_builds_again_only_what_is_still_needed(script: Script) -> None:
@@ -112,7 +112,7 @@ def test_another_machine_builds_again_only_what_is_still_needed(script: Script) 
     work.rename(script.folder / "lost")
     assert script.run().returncode == 0
     calls = script.calls()
-    words = ["random-checkpoint", "build_engine", "engine check", "gpu-summary"]
+    words = ["random-checkpoint", "build_engine", "engine check", "summary"]
     assert len(calls) == len(words)
     assert all(word in call for word, call in zip(words, calls, strict=True))
 
@@ -139,7 +139,7 @@ def test_failing_step_is_named_and_the_others_go_on(
     assert done.stderr.splitlines()[-1].startswith(f"FAILED  {failed}")
     assert done.stderr.count("FAILED  ") == 1
     assert len(script.left()) == num_left
-    assert "gpu-summary" in script.calls()[-1]
+    assert "perf.gpu summary" in script.calls()[-1]
     (script.folder / "broken").unlink()
     assert script.run().returncode == 0
     assert script.left() == sorted(STEPS)
@@ -168,7 +168,7 @@ def test_backend_that_is_measured_is_not_built_again_for_its_shape(script: Scrip
     assert [call.split()[2] for call in script.calls()] == [
         "random-checkpoint",
         "pytorch",
-        "gpu-summary",
+        "summary",
     ]
 
 
@@ -225,7 +225,7 @@ def test_gpu_has_both_shapes_on_both_backends(script: Script) -> None:
     assert script.left() == sorted(GPU_STEPS)
     calls = script.calls()
     for words in ("--device cuda --precision bf16", "--tokens 350 450"):
-        assert len(asked(calls, "perf pytorch", words)) == 4
+        assert len(asked(calls, "perf.gpu pytorch", words)) == 4
     assert len(asked(calls, "perf encoder", "--tokens 350 450")) == 4
     (kernels,) = asked(calls, "perf topk", "fp16")
     assert "--device cuda --items 1000000 --exclusions 1000" in kernels

@@ -6,14 +6,14 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 
+from perf.environment import describe_environment
 from perf.load.batches import Batches, BatchSize
-from perf.load.environment import describe_environment
+from perf.load.options import LoadOptions, Overload
 from perf.load.outcome import Outcome
 from perf.load.plots import draw_batch_sizes, draw_padding, write_ms
 from perf.load.report import render_report
 from perf.load.result import Goodput, Latency, LoadResult, Moment
 from perf.load.search import Search, Trial
-from perf.load.settings import Clients, Drawn, Mix, Overload, Pace, Settings
 from perf.load.summary import describe, explain_void
 
 BATCHES = Batches(
@@ -50,11 +50,12 @@ def make_result(*, rate: float = 100.0, sent: float = 100.0, num_answers: int = 
 
 
 def make_outcome(result: LoadResult | None, search: Search | None = None) -> Outcome:
-    pace = Pace(rate=100.0, duration_s=10.0, overloads=(Overload(2.0, 3.0, 4.0),))
+    overloads = (Overload(2.0, 3.0, 4.0),)
     return Outcome(
         describe_environment("model-1", "<catalogue>"),
-        Settings(load=Drawn(pace=pace, mix=Mix()), clients=Clients(objective_ms=30.0)),
+        LoadOptions(rate=100.0, duration_s=10.0, overloads=overloads, objective_ms=30.0),
         result,
+        "3 compared with the bundle's own",
         search,
     )
 
@@ -128,6 +129,7 @@ def test_summary_gives_rates_failures_and_times() -> None:
         ["encode", "11.00", "22.00", "33.00", "44.00", "55.00"],
         ["in", "server", "11.00", "22.00", "33.00", "44.00", "55.00"],
         ["send", "lag", "0.10", "0.20", "0.30", "0.40", "0.50"],
+        ["answers", "3", "compared", "with", "the", "bundle's", "own"],
     ]
 
 
@@ -137,8 +139,8 @@ def test_server_that_tells_no_micro_batches_is_not_shown_as_zeros() -> None:
     assert page.count("<svg") == 3
     assert re.search(r"<h2>Batch sizes</h2><p>not reported", page)
     assert re.search(r"<h2>Padding waste</h2><p>not reported", page)
-    assert "prompt tokens served" not in page
-    assert "prompt tokens served" in render_report(OUTCOMES["load"])
+    assert "prompt tokens/s" not in page
+    assert "prompt tokens/s" in render_report(OUTCOMES["load"])
     assert describe(outcome)[3].startswith("batches   not reported")
 
 

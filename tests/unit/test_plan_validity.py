@@ -9,7 +9,7 @@ import pytest
 
 from engine.encoders.tensorrt.library import Library, load_library
 from engine.errors import PlanError
-from perf import plan_validity
+from perf.gpu import plan_validity
 
 
 class Logger(Protocol):

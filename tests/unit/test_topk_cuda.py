@@ -1,22 +1,26 @@
 """The top-k of a GPU is timed only where it finds what the CPU finds; here the kernels emulated."""
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+import torch
 from support.emulated_topk import EmulatedKernels, EmulatedTopK
 from support.fake_cuda import FakeCuda
 
-from engine.errors import PlanError
+from engine.errors import BackendUnavailable
 from engine.gpu import Gpu
-from engine.query import Ranking
-from perf import peaks, topk, topk_cuda
+from engine.ranking.ranker import cut
+from perf import peaks, timing, topk
+from perf.errors import MeasureError, WrongAnswer
+from perf.gpu import topk as gpu_topk
 
 
 @pytest.fixture(scope="module")
@@ -55,69 +59,81 @@ def parse(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(["--device=cuda", "--items=900", *arguments])
 
 
-def searches(*arguments: str) -> list[topk_cuda.Search]:
-    rng = np.random.default_rng(0)
-    options = parse(*arguments)
-    items = rng.standard_normal((options.items, topk.DIM), np.float32)
-    return topk_cuda.draw(options, items, rng)
+def searches(*arguments: str) -> list[gpu_topk.Search]:
+    return gpu_topk.draw(parse(*arguments), topk.DIM)
 
 
-@pytest.mark.parametrize("dtype", topk_cuda.DTYPES)
+def measure(gpu: Gpu, searches: list[gpu_topk.Search]) -> topk.TopKTimes:
+    return topk.measure(searches, partial(gpu_topk.time_both, gpu, "cpu"), "pytorch", "cpu")
+
+
+@pytest.mark.parametrize("dtype", gpu_topk.DTYPES)
 def test_kernels_are_compared_with_the_cpu_and_timed(
     kernels: EmulatedKernels, gpu: Gpu, dtype: str
 ) -> None:
     drawn = searches(f"--dtype={dtype}", "--queries", "1", "5", "-k=20", "--exclusions=300")
     before = kernels.num_calls
-    result = topk_cuda.measure(gpu, "cpu", drawn)
-    assert kernels.num_calls - before == 2 * (1 + 1 + peaks.NUM_TRIES)
+    result = measure(gpu, drawn)
+    assert kernels.num_calls - before == 2 * (1 + timing.NUM_TRIES)
     assert (result.num_items, result.k, result.num_exclusions) == (900, 20, 300)
-    assert [figures.num_queries for figures in result.figures] == [1, 5]
+    assert [figures.num_queries for figures in result.times] == [1, 5]
     num_bytes = 900 * 128 * (4 if dtype == "fp32" else 2)
-    for figures in result.figures:
-        assert figures.ours_over_pytorch == pytest.approx(figures.ours_ms / figures.pytorch_ms)
+    for figures in result.times:
+        assert figures.ours_over_theirs == pytest.approx(figures.ours_ms / figures.theirs_ms)
         assert figures.gb_per_s == pytest.approx(num_bytes / figures.ours_ms / 1e6)
         assert figures.share_of_peak == pytest.approx(figures.gb_per_s / result.peak_gb_per_s)
 
 
 def test_answers_hold_no_excluded_item_in_the_kernels_and_in_pytorch(gpu: Gpu) -> None:
     (search,) = searches("--queries=3", "-k=50", "--exclusions=840")
-    on_device = topk_cuda.DeviceSearch(gpu, search)
-    theirs = topk_cuda.make_pytorch(search, "cpu")().numpy()
-    for query, (rows, scores) in enumerate(on_device.results()):
+    found = cut(*gpu_topk.make_ours(gpu, search)())
+    _, theirs = gpu_topk.make_pytorch(search, "cpu")()
+    for query, (rows, scores) in enumerate(found):
         assert len(rows) == 50
         assert not set(rows) & set(search.excluded_rows[query])
-        np.testing.assert_array_equal(rows, theirs[query])
+        np.testing.assert_array_equal(rows, theirs[query].numpy())
         expected = search.items.numpy()[rows] @ search.queries[query]
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_fewer_items_than_k_give_all_of_them(gpu: Gpu) -> None:
     drawn = searches("--items=60", "--queries=2", "-k=100", "--exclusions=10")
-    assert len(topk_cuda.measure(gpu, "cpu", drawn).figures) == 1
+    assert len(measure(gpu, drawn).times) == 1
 
 
 @pytest.mark.parametrize("wrong", ["rows", "scores"])
-def test_another_ranking_is_not_timed(gpu: Gpu, wrong: str) -> None:
-    (search,) = searches("--queries=2", "-k=5")
-    on_device = topk_cuda.DeviceSearch(gpu, search)
-    (rows, scores), *others = on_device.results()
-    change: Callable[[NDArray[Any]], NDArray[Any]] = np.flip
-    first = (change(rows), scores) if wrong == "rows" else (rows, np.nextafter(scores, np.inf))
-    with pytest.raises(AssertionError, match="not equal"):
-        topk_cuda.require_equal([first, *others], search)
+def test_kernels_that_turn_wrong_while_they_are_timed_are_not_timed(
+    gpu: Gpu, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    make_ours = gpu_topk.make_ours
+
+    def make_turning(gpu: Gpu, search: gpu_topk.Search) -> Callable[[], gpu_topk.Arrays]:
+        rank, num_calls = make_ours(gpu, search), itertools.count()
+
+        def turn() -> gpu_topk.Arrays:
+            rows, scores = rank()
+            if next(num_calls) < timing.NUM_TRIES:
+                return rows, scores
+            return (rows[:, ::-1], scores) if wrong == "rows" else (rows, scores + 1)
+
+        return turn
+
+    monkeypatch.setattr(gpu_topk, "make_ours", make_turning)
+    with pytest.raises(WrongAnswer, match="2 queries on the GPU ranked otherwise"):
+        measure(gpu, searches("--queries=2", "-k=5"))
 
 
-def test_kernels_that_rank_otherwise_than_the_cpu_are_not_timed(
+def test_pytorch_that_ranks_otherwise_is_not_stood_beside(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results = topk_cuda.DeviceSearch.results
+    def make_wrong(search: gpu_topk.Search, device: str) -> Callable[[], Any]:
+        assert device == "cpu"
+        size = (len(search.queries), search.k)
+        return lambda: (torch.zeros(size), torch.arange(search.k).expand(size))
 
-    def reverse_results(topk: topk_cuda.DeviceSearch) -> list[Ranking]:
-        return [(rows[::-1], scores) for rows, scores in results(topk)]
-
-    monkeypatch.setattr(topk_cuda.DeviceSearch, "results", reverse_results)
-    with pytest.raises(AssertionError, match="not equal"):
-        topk_cuda.measure(gpu, "cpu", searches("--queries=2", "-k=5"))
+    monkeypatch.setattr(gpu_topk, "make_pytorch", make_wrong)
+    with pytest.raises(WrongAnswer, match="by PyTorch, ranked otherwise"):
+        measure(gpu, searches("--queries=2", "-k=5"))
 
 
 def test_kernels_that_are_not_built_are_named(
@@ -125,11 +141,11 @@ def test_kernels_that_are_not_built_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "engine.native._native_cuda", None)
-    with pytest.raises(PlanError, match=r"CUDA kernels .* are not built.*nvcc 12"):
+    with pytest.raises(BackendUnavailable, match=r"CUDA kernels .* are not built.*nvcc 12"):
         topk.run(parse())
 
 
 @pytest.mark.parametrize("flag", ["--dtype=fp16", "--exclusions=5"])
 def test_what_only_the_gpu_does_is_refused_on_the_cpu(flag: str) -> None:
-    with pytest.raises(SystemExit, match="need --device cuda"):
+    with pytest.raises(MeasureError, match="need --device cuda"):
         topk.run(parse("--device=cpu", flag))

@@ -23,7 +23,8 @@ def find_targets(library: Library, targets: Sequence[str]) -> list[str]:
     """Give the compute capabilities that a plan is for: those asked for, or this GPU's.
 
     Raises:
-        PlanError: the library does not know one, or compiles only for a GPU that is not there.
+        BackendUnavailable: it compiles only for a GPU that is not there.
+        PlanError: the library does not know one.
     """
     library.check_targets(targets)
     if library.targets:

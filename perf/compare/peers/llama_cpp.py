@@ -16,9 +16,9 @@ from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, qu
 from llmsrec import checkpoint
 from llmsrec.packages import fetch
 from llmsrec.prompt import MAX_PROMPT_TOKENS
-from perf.compare.errors import CompareError
-from perf.compare.kit import PromptArrays, Vectors
-from perf.compare.task import Encode, Task
+from perf.compare.messages import Encode, PeerTask
+from perf.compare.peer_inputs import PromptArrays, Vectors
+from perf.errors import MeasureError
 
 WEIGHT_TYPES = {
     "fp32": GGMLQuantizationType.F32,
@@ -31,19 +31,19 @@ Untyped = Any
 """An object of the C library, which is not typed."""
 
 
-def load(task: Task) -> Encode:
+def load(task: PeerTask) -> Encode:
     file = _find_gguf(task)
     if task.precision in WEIGHT_TYPES:
-        unpacked = Path(task.kit_folder) / f"llm-{task.precision}.gguf"
+        unpacked = Path(task.inputs_folder) / f"llm-{task.precision}.gguf"
         _unpack(file, unpacked, WEIGHT_TYPES[task.precision])
         file = unpacked
     return _Session(file, task).encode
 
 
-def _find_gguf(task: Task) -> Path:
+def _find_gguf(task: PeerTask) -> Path:
     source = checkpoint.load(Path(task.checkpoint)).llm_source
     if source.package is None:
-        raise CompareError(
+        raise MeasureError(
             "the checkpoint's LLM is a folder; llama.cpp wants a GGUF file, which its"
             " convert_hf_to_gguf.py makes and this comparison does not"
         )
@@ -73,7 +73,7 @@ def _unpack(source: Path, target: Path, weight_type: GGMLQuantizationType) -> No
 class _Session:
     """A context for one user at a time: on a CPU a batch of several gains nothing."""
 
-    def __init__(self, file: Path, task: Task) -> None:
+    def __init__(self, file: Path, task: PeerTask) -> None:
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
             bytes(file), llama_cpp.llama_model_default_params()
@@ -88,14 +88,14 @@ class _Session:
         self._context = llama_cpp.llama_init_from_model(self._model, settings)
         self._width = llama_cpp.llama_model_n_embd(self._model)
         self._batch: Untyped = llama_cpp.llama_batch_init(MAX_PROMPT_TOKENS, self._width, 1)
-        self._kit = task.kit
+        self._inputs = task.inputs
 
     def encode(self, prompts: Sequence[PromptArrays]) -> Vectors:
-        return self._kit.user_vectors(np.stack([self._read(prompt) for prompt in prompts]))
+        return self._inputs.user_vectors(np.stack([self._read(prompt) for prompt in prompts]))
 
     def _read(self, prompt: PromptArrays) -> Vectors:
         """Give the last hidden state `[d]` of one prompt's readout."""
-        self._fill(self._kit.embed(prompt))
+        self._fill(self._inputs.embed(prompt))
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), False)
         status = llama_cpp.llama_decode(self._context, self._batch)
         assert status == 0, f"llama_decode gave {status}"

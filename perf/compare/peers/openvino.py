@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from perf.compare.kit import PromptArrays, Vectors
-from perf.compare.task import Encode, Task
+from perf.compare.messages import Encode, PeerTask
+from perf.compare.peer_inputs import PromptArrays, Vectors
 
 HINTS = {"fp32": "f32", "bf16": "bf16"}
 
@@ -26,9 +26,9 @@ class Decoder(nn.Module):
         return hidden
 
 
-def load(task: Task) -> Encode:
-    kit = task.kit
-    decoder = AutoModel.from_pretrained(kit.llm).eval()
+def load(task: PeerTask) -> Encode:
+    inputs = task.inputs
+    decoder = AutoModel.from_pretrained(inputs.llm).eval()
     example = torch.ones(2, 16, decoder.config.hidden_size)
     sizes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
     program = torch.export.export(Decoder(decoder), (example,), dynamic_shapes=(sizes,))
@@ -42,8 +42,8 @@ def load(task: Task) -> Encode:
     compiled = openvino.Core().compile_model(converted, "CPU", settings)
 
     def encode(prompts: Sequence[PromptArrays]) -> Vectors:
-        embedded, at = kit.embed_padded(prompts)
+        embedded, at = inputs.embed_padded(prompts)
         hidden = compiled(embedded)[0]  # [B, T, d]
-        return kit.user_vectors(hidden[np.arange(len(at)), at])
+        return inputs.user_vectors(hidden[np.arange(len(at)), at])
 
     return encode

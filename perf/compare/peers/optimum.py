@@ -12,8 +12,8 @@ from optimum.onnxruntime import ORTModelForCustomTasks
 from optimum.utils import DummyInputGenerator, NormalizedTextConfig
 from transformers import AutoModel
 
-from perf.compare.kit import PromptArrays, Vectors
-from perf.compare.task import Encode, Task
+from perf.compare.messages import Encode, PeerTask
+from perf.compare.peer_inputs import PromptArrays, Vectors
 
 AXES = {0: "batch_size", 1: "sequence_length"}
 
@@ -42,10 +42,10 @@ class EmbeddingsOnnxConfig(LlamaOnnxConfig):  # type: ignore[misc]
     )
 
 
-def load(task: Task) -> Encode:
-    kit = task.kit
-    folder = kit.folder / "optimum"
-    decoder = AutoModel.from_pretrained(kit.llm)
+def load(task: PeerTask) -> Encode:
+    inputs = task.inputs
+    folder = inputs.folder / "optimum"
+    decoder = AutoModel.from_pretrained(inputs.llm)
     onnx_export_from_model(
         decoder,
         folder,
@@ -60,13 +60,13 @@ def load(task: Task) -> Encode:
     model = ORTModelForCustomTasks.from_pretrained(folder, session_options=options)
 
     def encode(prompts: Sequence[PromptArrays]) -> Vectors:
-        embedded, at = kit.embed_padded(prompts)
+        embedded, at = inputs.embed_padded(prompts)
         positions = np.arange(embedded.shape[1])
         outputs = model(
             inputs_embeds=embedded,
             attention_mask=(positions <= at[:, None]).astype(np.int64),
             position_ids=np.broadcast_to(positions, embedded.shape[:2]).copy(),
         )
-        return kit.user_vectors(outputs.last_hidden_state[np.arange(len(at)), at])
+        return inputs.user_vectors(outputs.last_hidden_state[np.arange(len(at)), at])
 
     return encode

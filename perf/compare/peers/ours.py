@@ -4,19 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.bundle.opened import open_bundle
-from engine.config import Config, EncoderConfig
-from engine.pipelines.open import open_ranker
-from engine.request import Prompt
-from perf.compare.kit import PromptArrays, Vectors
-from perf.compare.task import Encode, Task
+from engine.query import Prompt
+from perf.compare.messages import Encode, PeerTask
+from perf.compare.peer_inputs import PromptArrays, Vectors
+from perf.engine_access import Engine
 
 
-def load(task: Task) -> Encode:
-    bundle = open_bundle(Path(task.bundle))
-    config = Config(encoder=EncoderConfig(num_threads=task.num_threads))
-    encoder = open_ranker(bundle, config)
+def load(task: PeerTask) -> Encode:
+    engine = Engine(open_bundle(Path(task.bundle)), task.num_threads)
 
     def encode(prompts: Sequence[PromptArrays]) -> Vectors:
-        return encoder.encode([Prompt(*prompt) for prompt in prompts], "user_vector")
+        return engine.encode([Prompt(*prompt) for prompt in prompts])
 
     return encode

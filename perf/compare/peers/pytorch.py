@@ -7,17 +7,17 @@ import torch
 
 from llmsrec import checkpoint
 from llmsrec.model import LLMSRec
-from perf.compare.kit import PromptArrays, Vectors
-from perf.compare.task import Encode, Task
+from perf.compare.messages import Encode, PeerTask
+from perf.compare.peer_inputs import PromptArrays, Vectors
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def load(task: Task) -> Encode:
+def load(task: PeerTask) -> Encode:
     return encode_with(load_model(task))
 
 
-def load_model(task: Task) -> LLMSRec:
+def load_model(task: PeerTask) -> LLMSRec:
     torch.set_num_threads(task.num_threads)
     model, _ = checkpoint.load(Path(task.checkpoint)).load_model(DTYPES[task.precision])
     return model

@@ -9,8 +9,8 @@ from vllm import LLM
 from vllm.config import PoolerConfig
 
 from llmsrec.prompt import MAX_PROMPT_TOKENS
-from perf.compare.kit import PromptArrays, Vectors
-from perf.compare.task import Encode, Task
+from perf.compare.messages import Encode, PeerTask
+from perf.compare.peer_inputs import PromptArrays, Vectors
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 SETTINGS = {
@@ -21,11 +21,11 @@ SETTINGS = {
 }
 
 
-def load(task: Task) -> Encode:
+def load(task: PeerTask) -> Encode:
     os.environ.update(SETTINGS)
-    kit = task.kit
+    inputs = task.inputs
     engine = LLM(
-        model=str(kit.llm),
+        model=str(inputs.llm),
         runner="pooling",
         dtype=DTYPES[task.precision],
         enable_prompt_embeds=True,
@@ -35,9 +35,9 @@ def load(task: Task) -> Encode:
     )
 
     def encode(prompts: Sequence[PromptArrays]) -> Vectors:
-        inputs = [{"prompt_embeds": torch.from_numpy(kit.embed(prompt))} for prompt in prompts]
-        answers = engine.embed(inputs, use_tqdm=False)
+        embedded = [{"prompt_embeds": torch.from_numpy(inputs.embed(each))} for each in prompts]
+        answers = engine.embed(embedded, use_tqdm=False)
         readouts = np.array([answer.outputs.embedding for answer in answers], np.float32)
-        return kit.user_vectors(readouts)
+        return inputs.user_vectors(readouts)
 
     return encode

@@ -9,9 +9,10 @@ from typing import NamedTuple, TypeVar, get_args
 import msgspec
 
 from engine.bundle.manifest import Backend
-from perf import encoder, pytorch, topk_cuda
-from perf.llm_shapes import SHAPES
+from perf.encoder import Forward, Forwards
+from perf.gpu.llm_shapes import SHAPES
 from perf.load.outcome import Outcome
+from perf.topk import TopKTimes
 
 MAX_TOPK_MS, TOPK_QUERIES, TOPK_ITEMS = 1.0, 64, 1_000_000
 MIN_USERS_PER_S, USER_TOKENS, MAX_P99_MS = 215.0, 400, 100.0
@@ -34,11 +35,11 @@ class Bar(NamedTuple):
         return {None: "-", True: "met", False: "MISSED"}[self.is_met]
 
 
-class Forwards(NamedTuple):
+class ForwardsOfShape(NamedTuple):
     shape: str
-    engine: dict[str, encoder.Result]
+    engine: dict[str, Forwards]
     """By the backend."""
-    pytorch: dict[str, pytorch.Result]
+    pytorch: dict[str, Forwards]
     """Eager and compiled."""
 
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def summarise(folder: Path) -> Iterator[str]:
     shapes = [_read_forwards(folder, shape) for shape in SHAPES]
-    bars = [_topk_bar(_read(folder / "topk-fp16.json", topk_cuda.Result))]
+    bars = [_topk_bar(_read(folder / "topk-fp16.json", TopKTimes))]
     for backend in GPU_BACKENDS:
         outcome = _read(folder / f"llama-3.2-3b-{backend}-load.json", Outcome)
         bars += _load_bars(backend, outcome)
@@ -61,37 +62,33 @@ def summarise(folder: Path) -> Iterator[str]:
     yield f"{'what':<76}{'bar':>9}{'measured':>14}  verdict"
     yield from (f"{bar.what:<76}{bar.bar:>9}{bar.measured:>14}  {bar.verdict()}" for bar in bars)
     for shape in shapes:
-        results: dict[str, encoder.Result | pytorch.Result] = {**shape.engine, **shape.pytorch}
-        for name, result in results.items():
-            yield from _curve(f"{shape.shape}, random weights: {name}", result)
+        for name, forwards in (shape.engine | shape.pytorch).items():
+            yield from _curve(f"{shape.shape}, random weights: {name}", forwards)
 
 
-def _read_forwards(folder: Path, shape: str) -> Forwards:
-    ours = {
-        name: _read(folder / f"{shape}-{name}-encoder.json", encoder.Result) for name in BACKENDS
-    }
-    peers = {
-        name: _read(folder / f"{shape}-{file}.json", pytorch.Result) for name, file in PEERS.items()
-    }
-    return Forwards(
-        shape,
-        {name: result for name, result in ours.items() if result is not None},
-        {name: result for name, result in peers.items() if result is not None},
-    )
+def _read_forwards(folder: Path, shape: str) -> ForwardsOfShape:
+    engine = {name: f"{shape}-{name}-encoder" for name in BACKENDS}
+    peers = {name: f"{shape}-{file}" for name, file in PEERS.items()}
+    return ForwardsOfShape(shape, _read_all(folder, engine), _read_all(folder, peers))
+
+
+def _read_all(folder: Path, files: dict[str, str]) -> dict[str, Forwards]:
+    found = {name: _read(folder / f"{file}.json", Forwards) for name, file in files.items()}
+    return {name: forwards for name, forwards in found.items() if forwards is not None}
 
 
 def _read(path: Path, kind: type[T]) -> T | None:
     return msgspec.json.decode(path.read_bytes(), type=kind) if path.exists() else None
 
 
-def _topk_bar(result: topk_cuda.Result | None) -> Bar:
+def _topk_bar(result: TopKTimes | None) -> Bar:
     what = f"top-k, {TOPK_QUERIES} queries, {TOPK_ITEMS:,} x 128 fp16, exclusions: ms"
     bar = Bar(what, f"<= {MAX_TOPK_MS:g}")
     if result is None or result.num_items != TOPK_ITEMS or not result.num_exclusions:
         return bar
-    for figures in result.figures:
-        if figures.num_queries == TOPK_QUERIES:
-            found = figures.ours_ms
+    for each in result.times:
+        if each.num_queries == TOPK_QUERIES:
+            found = each.ours_ms
             return bar._replace(measured=f"{found:.3f}", is_met=found <= MAX_TOPK_MS)
     return bar
 
@@ -114,13 +111,13 @@ def _load_bars(backend: str, outcome: Outcome | None) -> list[Bar]:
     ]
 
 
-def _speed_up_bars(shape: Forwards) -> Iterator[Bar]:
+def _speed_up_bars(shape: ForwardsOfShape) -> Iterator[Bar]:
     """Compare the best batch of each at each length, on a GPU."""
     for backend, ours in shape.engine.items():
         for name, theirs in shape.pytorch.items():
             if backend not in GPU_BACKENDS:
                 continue
-            best, best_theirs = _best(ours.figures), _best(theirs.figures)
+            best, best_theirs = _best(ours.sizes), _best(theirs.sizes)
             for num_tokens in sorted(best.keys() & best_theirs.keys()):
                 ratio = best[num_tokens] / best_theirs[num_tokens]
                 yield Bar(
@@ -132,19 +129,19 @@ def _speed_up_bars(shape: Forwards) -> Iterator[Bar]:
                 )
 
 
-def _best(figures: Sequence[encoder.Figures]) -> dict[int, float]:
+def _best(sizes: Sequence[Forward]) -> dict[int, float]:
     """Give the users per second of the best batch, by the prompts' tokens."""
     best: dict[int, float] = {}
-    for each in figures:
+    for each in sizes:
         best[each.num_tokens] = max(best.get(each.num_tokens, 0), each.users_per_s)
     return best
 
 
-def _curve(title: str, result: encoder.Result | pytorch.Result) -> Iterator[str]:
-    peak = result.peak_gflop_per_s / 1e3
-    yield f"\n{title} {result.precision}, measured matrix peak {peak:.4g} TFLOP/s"
+def _curve(title: str, forwards: Forwards) -> Iterator[str]:
+    peak = forwards.peak_gflop_per_s / 1e3
+    yield f"\n{title} {forwards.precision}, measured matrix peak {peak:.4g} TFLOP/s"
     yield f"{'tokens':>8}{'users':>8}{'ms':>12}{'users/s':>12}{'at peak':>12}{'of peak':>10}"
-    for each in result.figures:
+    for each in forwards.sizes:
         yield (
             f"{each.num_tokens:>8}{each.num_users:>8}{each.median_ms:>12.2f}"
             f"{each.users_per_s:>12.1f}{each.roof_users_per_s:>12.1f}{each.share_of_peak:>10.1%}"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.bundle.manifest import read_manifest
+from engine.bundle.manifest import TensorRT, read_manifest
 from engine.encoders.tensorrt.library import Library, load_library, make_logger
 from engine.errors import PlanError
 from engine.gpu import Gpu
@@ -18,18 +18,18 @@ from engine.gpu import Gpu
 
 class Verdict(msgspec.Struct, frozen=True):
     validity: str | None
-    """By the header; None where the library does not tell."""
+    """As the header has it; None where the library does not tell."""
     reasons: list[str]
     """Why a plan is not valid, as the library names it."""
     loads: bool
     errors: list[str]
 
 
-class Result(msgspec.Struct, frozen=True):
+class PlanValidity(msgspec.Struct, frozen=True):
     library: str
     library_version: str
     compute_capability: str
-    """Of the GPU."""
+    """What this GPU has."""
     plan_compute_capabilities: list[str]
     """What the plan was compiled for; none where that was left to the library."""
     plan_bytes: int
@@ -40,19 +40,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path, help="built with --backend tensorrt")
 
 
-def run(arguments: argparse.Namespace) -> Result:
+def run(arguments: argparse.Namespace) -> PlanValidity:
     """Ask the library.
 
     Raises:
-        PlanError: the bundle has no plan, or there is no GPU or no library.
+        BackendUnavailable: there is no GPU or no library.
+        PlanError: the bundle has no plan.
     """
-    plan = read_manifest(arguments.bundle).plan
-    if plan is None:
+    encoder = read_manifest(arguments.bundle).encoder
+    if not isinstance(encoder, TensorRT):
         raise PlanError(f"{arguments.bundle} holds no plan; build it with --backend tensorrt")
+    plan = encoder.plan
     library = load_library(plan.library)
     with closing(Gpu()) as gpu:
         content = (arguments.bundle / plan.file).read_bytes()
-        return Result(
+        return PlanValidity(
             library=library.name,
             library_version=library.version,
             compute_capability=gpu.compute_capability,

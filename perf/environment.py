@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-PACKAGES = ("llmsrec-engine", "grpcio", "hdrhistogram", "numpy", "onnxruntime", "protobuf")
+PACKAGES = ("llmsrec-engine", "grpcio", "numpy", "onnxruntime", "protobuf")
 
 
 class Environment(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,10 +21,10 @@ class Environment(msgspec.Struct, frozen=True, kw_only=True):
     num_cores: int
     """That this process may use."""
     load_average: float
-    """Of the minute before the run: what else kept the machine busy."""
+    """The minute before the run: what else kept the machine busy."""
     system: str
     versions: dict[str, str]
-    """Of the packages on the clients' side; the server's too where it was started for the run."""
+    """What the clients run with, and the server where it was started for the run."""
     model_version: str
     catalogue_version: str
 

@@ -4,7 +4,10 @@ python examples/demo.py BUNDLE
 """
 
 import argparse
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -14,7 +17,6 @@ from engine import Interaction, Recommendation, RecommendRequest
 from engine.rpc.client import recommend
 from llmsrec.dataset import Dataset
 from llmsrec.movielens import load_movielens
-from perf.server_process import serving
 
 USERS = (0, 100, 500)
 NUM_SHOWN = 10
@@ -26,11 +28,11 @@ def main() -> int:
     bundle = parser.parse_args().bundle
     console = Console(width=120)
     dataset = load_movielens("ml-100k")
-    with serving(bundle) as server:
-        console.print(f"\nserving {bundle} on {server.address}, ready in {server.ready_s:.1f} s\n")
+    with serving(bundle) as address:
+        console.print(f"\nserving {bundle} on {address}\n")
         for user in USERS:
             history = newest_interactions(dataset, user)
-            answer = recommend(server.address, RecommendRequest(history, k=NUM_SHOWN))
+            answer = recommend(address, RecommendRequest(history, k=NUM_SHOWN))
             console.print(make_table(dataset, user, history, answer))
             console.print(describe_timings(answer), end="\n\n")
     items = " ".join(f"--item {film}" for film in (50, 172, 181))
@@ -41,6 +43,20 @@ def main() -> int:
         highlight=False,
     )
     return 0
+
+
+@contextmanager
+def serving(bundle: Path) -> Iterator[str]:
+    """Run a server on a free port of this machine, in a process of its own; give its address."""
+    command = [sys.executable, "-m", "engine", "serve", str(bundle), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        ready = process.stdout.readline().split() if process.stdout else []
+        if not ready:
+            sys.exit("error: the server did not start; its message is above")
+        try:
+            yield ready[1]
+        finally:
+            process.terminate()  # it answers what it has admitted, and exits
 
 
 def newest_interactions(dataset: Dataset, user: int) -> list[Interaction]:

@@ -7,39 +7,38 @@ from numpy.typing import NDArray
 
 from engine import Interaction, RecommendRequest
 from engine.rpc.wire import encode_request
-from perf.load.errors import LoadError
-from perf.load.plan import Plan
-from perf.load.schedule import make_send_times
-from perf.load.settings import Drawn, Mix
+from perf.errors import MeasureError
+from perf.load.arrivals import make_send_times
+from perf.load.options import LoadOptions
+from perf.load.schedule import Schedule
 
 FIRST_INTERACTION_MS = 1_577_836_800_000  # 2020-01-01
 MS_PER_DAY = 86_400_000
 
 
-def draw_plan(load: Drawn, item_ids: Sequence[str]) -> Plan:
+def draw_schedule(options: LoadOptions, item_ids: Sequence[str]) -> Schedule:
     """Draw every request of a run.
 
     Raises:
-        LoadError: there is nothing to measure.
+        MeasureError: there is nothing to measure.
     """
-    rng = np.random.default_rng(load.seed)
-    pace, mix = load.pace, load.mix
-    send_times_s = make_send_times(pace, rng)
-    users = draw_users(len(send_times_s), mix.repeat_share, rng)
-    histories = draw_histories(int(users.max(initial=-1)) + 1, len(item_ids), mix, rng)
-    plan = Plan(
+    rng = np.random.default_rng(options.seed)
+    send_times_s = make_send_times(options, rng)
+    users = draw_users(len(send_times_s), options.repeat_share, rng)
+    histories = draw_histories(int(users.max(initial=-1)) + 1, len(item_ids), options, rng)
+    schedule = Schedule(
         send_times_s=send_times_s,
         message_rows=users,
-        messages=[_encode(history, item_ids, mix.k) for history in histories],
-        warm_up_s=pace.warm_up_s,
-        duration_s=pace.duration_s,
+        messages=[_encode(history, item_ids, options.k) for history in histories],
+        warm_up_s=options.warm_up_s,
+        duration_s=options.duration_s,
     )
-    if not plan.num_measured():
-        raise LoadError(
-            f"{pace.rate:g} requests/s for {pace.duration_s:g} s make no request to measure;"
+    if not schedule.num_measured():
+        raise MeasureError(
+            f"{options.rate:g} requests/s for {options.duration_s:g} s make no request to measure;"
             " raise --rate or --duration"
         )
-    return plan
+    return schedule
 
 
 def draw_users(
@@ -53,18 +52,18 @@ def draw_users(
 
 
 def draw_histories(
-    num_users: int, num_items: int, mix: Mix, rng: np.random.Generator
+    num_users: int, num_items: int, options: LoadOptions, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
     """Give each user's item rows, oldest first; a popular item may occur more than once.
 
     Popularity falls with the rank as rank^-exponent; which items are popular is drawn too.
     """
-    weights = np.array([lengths.weight for lengths in mix.lengths])
+    weights = np.array([lengths.weight for lengths in options.lengths])
     kinds = rng.choice(len(weights), num_users, p=weights / weights.sum())
-    shortest = np.array([lengths.shortest for lengths in mix.lengths])[kinds]
-    longest = np.array([lengths.longest for lengths in mix.lengths])[kinds]
+    shortest = np.array([lengths.shortest for lengths in options.lengths])[kinds]
+    longest = np.array([lengths.longest for lengths in options.lengths])[kinds]
     lengths = rng.integers(shortest, longest, endpoint=True)  # [num_users]
-    mass = np.cumsum(np.arange(1, num_items + 1, dtype=np.float64) ** -mix.zipf_exponent)
+    mass = np.cumsum(np.arange(1, num_items + 1, dtype=np.float64) ** -options.zipf_exponent)
     ranks = np.searchsorted(mass / mass[-1], rng.random(lengths.sum()), side="right")
     rows = rng.permutation(num_items)[ranks]
     return np.split(rows, np.cumsum(lengths)[:-1])

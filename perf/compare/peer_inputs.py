@@ -34,7 +34,7 @@ PromptArrays = tuple[NDArray[np.int32], NDArray[np.int32]]
 
 
 @dataclass(frozen=True)
-class Kit:
+class PeerInputs:
     folder: Path
 
     @property

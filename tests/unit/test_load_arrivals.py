@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from perf.load.errors import LoadError
-from perf.load.schedule import make_send_times
-from perf.load.settings import Arrivals, Overload, Pace
+from perf.errors import MeasureError
+from perf.load.arrivals import make_send_times
+from perf.load.options import Arrivals, LoadOptions, Overload
 
 
 def make_times(
@@ -18,14 +18,14 @@ def make_times(
     overloads: tuple[Overload, ...] = (),
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    pace = Pace(
+    options = LoadOptions(
         rate=rate,
         arrivals=arrivals,
         warm_up_s=warm_up_s,
         duration_s=duration_s,
         overloads=overloads,
     )
-    return make_send_times(pace, np.random.default_rng(seed))
+    return make_send_times(options, np.random.default_rng(seed))
 
 
 def test_constant_arrivals_are_evenly_spaced_from_the_start() -> None:
@@ -75,5 +75,5 @@ def test_overlapping_overloads_multiply() -> None:
 
 
 def test_overload_beyond_the_end_is_refused() -> None:
-    with pytest.raises(LoadError, match=r"from second 8 lasts 3 s, beyond the 10 s.*--duration"):
+    with pytest.raises(MeasureError, match=r"from second 8 lasts 3 s, beyond the 10 s.*--duration"):
         make_times(1, "constant", overloads=(Overload(8.0, 3.0, 2.0),))

@@ -1,4 +1,4 @@
-"""Writes the kit of a comparison from a checkpoint and a bundle of it."""
+"""Writes what every peer is given, from a checkpoint and prompts of its histories."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast
 
-from engine.request import Prompt
+from engine.query import Prompt
 from llmsrec.checkpoint import Checkpoint
-from perf.compare.kit import HEAD_LAYERS, PARTS_FILE, PROMPTS_FILE, Kit
+from perf.compare.peer_inputs import HEAD_LAYERS, PARTS_FILE, PROMPTS_FILE, PeerInputs
 
 
 @torch.inference_mode()
-def make_kit(folder: Path, loaded: Checkpoint, prompts: Sequence[Prompt]) -> Kit:
-    kit = Kit(folder)
+def write_inputs(folder: Path, loaded: Checkpoint, prompts: Sequence[Prompt]) -> PeerInputs:
+    inputs = PeerInputs(folder)
     rows = [(prompt.token_ids.tolist(), prompt.slot_ids.tolist()) for prompt in prompts]
     (folder / PROMPTS_FILE).write_bytes(msgspec.json.encode(rows))
     model, tokenizer = loaded.load_model()
@@ -27,6 +27,6 @@ def make_kit(folder: Path, loaded: Checkpoint, prompts: Sequence[Prompt]) -> Kit
         **{name: heads[f"pred_user.{name}"] for name in HEAD_LAYERS},
     }
     save_file({name: part.clone() for name, part in parts.items()}, folder / PARTS_FILE)
-    model.llm.save_pretrained(kit.llm)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(kit.llm)
-    return kit
+    model.llm.save_pretrained(inputs.llm)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(inputs.llm)
+    return inputs

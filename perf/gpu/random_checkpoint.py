@@ -6,19 +6,13 @@ folders: `llm`, bf16 as transformers saves it, and `checkpoint`, which export/bu
 """
 
 import argparse
-import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import torch
-from rich.console import Console
-from rich.progress import track
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from torch import Tensor
 from transformers import AutoModel, PretrainedConfig, PreTrainedTokenizerFast
 
 from llmsrec import checkpoint, llm
@@ -27,14 +21,12 @@ from llmsrec.encoding import History
 from llmsrec.errors import CheckpointError
 from llmsrec.files import replaced_whole
 from llmsrec.model import Heads
-from perf.llm_shapes import SHAPES
+from perf.gpu.llm_shapes import SHAPES
 
-SHARD_BYTES = 1 << 30
-"""Of weights, drawn and written at a time: the memory that this takes."""
-INDEX_FILE = "model.safetensors.index.json"
+CONFIG_FILE = "config.json"
 
 
-class Result(msgspec.Struct, frozen=True):
+class RandomCheckpoint(msgspec.Struct, frozen=True):
     checkpoint: str
     shape: str
     num_weights: int
@@ -62,12 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(arguments: argparse.Namespace) -> Result:
+def run(arguments: argparse.Namespace) -> RandomCheckpoint:
     """Write both folders, in place of older ones.
 
     Raises:
-        CheckpointError: the shape has no token for some of the tokenizer's ids, the disk is too
-            full, or the output holds something else.
+        CheckpointError: the shape has no token for some of the tokenizer's ids, or the output holds
+            something else.
     """
     config, output = SHAPES[arguments.shape], arguments.output
     like = checkpoint.load(arguments.like)
@@ -84,7 +76,7 @@ def run(arguments: argparse.Namespace) -> Result:
         keep(like, arguments.histories, arguments.items), output / "llm", arguments.shape
     )
     checkpoint.save(output / "checkpoint", made)
-    return Result(
+    return RandomCheckpoint(
         checkpoint=str(output / "checkpoint"),
         shape=arguments.shape,
         num_weights=num_weights,
@@ -94,26 +86,14 @@ def run(arguments: argparse.Namespace) -> Result:
 
 
 def write_llm(folder: Path, config: PretrainedConfig, tokenizer: Tokenizer) -> int:
-    """Draw and write an LLM's weights, a shard at a time; give their number."""
-    if folder.exists() and not (folder / INDEX_FILE).is_file():
-        raise CheckpointError(f"{folder} exists and is no random LLM; name another --output")
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, dtype=torch.bfloat16)
-    num_bytes = sum(weight.nbytes for weight in model.state_dict().values())
-    _require_space(folder.parent, num_bytes)
-    shards = list(_split(model.state_dict()))
-    places: dict[str, str] = {}
+    """Draw and write an LLM's weights; give their number."""
+    if folder.exists() and not (folder / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{folder} exists and is no LLM; name another --output")
+    model = AutoModel.from_config(config, dtype=torch.bfloat16)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with replaced_whole(folder) as aside:
-        model.config.save_pretrained(aside)
+        model.save_pretrained(aside)
         PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(aside)
-        progress = track(shards, "drawing weights, in shards", console=Console(stderr=True))
-        for number, shard in enumerate(progress, start=1):
-            file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-            drawn = {name: _draw(like, config.initializer_range) for name, like in shard.items()}
-            save_file(drawn, aside / file, metadata={"format": "pt"})
-            places |= dict.fromkeys(shard, file)
-        index = {"metadata": {"total_size": num_bytes}, "weight_map": places}
-        (aside / INDEX_FILE).write_text(json.dumps(index, indent=2), encoding="utf-8")
     return sum(weight.numel() for weight in model.state_dict().values())
 
 
@@ -150,31 +130,3 @@ def make_checkpoint(like: Checkpoint, llm_folder: Path, shape: str) -> Checkpoin
 def _renumber(histories: Sequence[History], kept: Sequence[int]) -> list[History]:
     places = {row: place for place, row in enumerate(kept)}
     return [([places[row] for row in rows], times) for rows, times in histories]
-
-
-def _split(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Gather weights into shards of about `SHARD_BYTES`."""
-    shard: dict[str, Tensor] = {}
-    for name, weight in weights.items():
-        shard[name] = weight
-        if sum(each.nbytes for each in shard.values()) >= SHARD_BYTES:
-            yield shard
-            shard = {}
-    if shard:
-        yield shard
-
-
-def _draw(like: Tensor, deviation: float) -> Tensor:
-    """Draw as a new LLM's weights are: matrices at random, those of norms 1."""
-    weight = torch.empty_like(like, device="cpu")
-    return weight.fill_(1) if weight.ndim == 1 else weight.normal_(0, deviation)
-
-
-def _require_space(folder: Path, num_bytes: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < num_bytes:
-        raise CheckpointError(
-            f"{folder}: {free_bytes / 1e9:.1f} GB are free, the LLM takes {num_bytes / 1e9:.1f} GB;"
-            " free some space or name another --output"
-        )

@@ -5,26 +5,26 @@ from pathlib import Path
 
 import msgspec
 
-from perf.compare.kit import Kit, PromptArrays, Vectors
+from perf.compare.peer_inputs import PeerInputs, PromptArrays, Vectors
 
 Encode = Callable[[Sequence[PromptArrays]], Vectors]
 """Turns prompts into user vectors `[B, D]` float32."""
 
 
-class Task(msgspec.Struct, frozen=True, kw_only=True):
+class PeerTask(msgspec.Struct, frozen=True, kw_only=True):
     """What the function `load` of a peer's module is given."""
 
     module: str
     packages: list[str]
     precision: str
-    kit_folder: str
+    inputs_folder: str
     checkpoint: str
     bundle: str
     num_threads: int
 
     @property
-    def kit(self) -> Kit:
-        return Kit(Path(self.kit_folder))
+    def inputs(self) -> PeerInputs:
+        return PeerInputs(Path(self.inputs_folder))
 
 
 class Absent(msgspec.Struct, frozen=True, tag=True):
@@ -39,7 +39,7 @@ class Turn(msgspec.Struct, frozen=True):
     """Asks for one forward."""
 
     prompts: list[int]
-    """Their numbers in the kit."""
+    """Their numbers in the peer's inputs."""
 
 
 class Encoded(msgspec.Struct, frozen=True, tag=True):
