@@ -31,10 +31,13 @@ from export.build_engine import main
 sys.exit(main())
 """
 REACH_OUT = """
-import socket
-for host in ("127.0.0.1", "192.0.2.1", "nowhere.invalid"):
-    with socket.socket(type=socket.SOCK_DGRAM) as sending:
+import contextlib, socket
+with socket.socket(type=socket.SOCK_DGRAM) as sending:
+    sending.connect(("127.0.0.1", 9))
+for host in ("192.0.2.1", "nowhere.invalid"):
+    with socket.socket(type=socket.SOCK_DGRAM) as sending, contextlib.suppress(OSError):
         sending.connect((host, 9))
+        raise SystemExit(f"{host} was reached")
 """
 
 
@@ -80,10 +83,8 @@ def finish(*processes: subprocess.Popen[str]) -> None:
         assert process.returncode == 0, errors
 
 
-def test_spy_sees_what_leaves_the_machine(spied: Spied) -> None:
-    process = spied.start("-c", REACH_OUT)
-    _, errors = process.communicate(timeout=60)
-    assert "gaierror" in errors
+def test_spy_sees_what_would_leave_the_machine_and_keeps_it(spied: Spied) -> None:
+    finish(spied.start("-c", REACH_OUT))
     assert spied.calls() == ["connected to 192.0.2.1", "looked up nowhere.invalid"]
 
 

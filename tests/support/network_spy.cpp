@@ -1,5 +1,5 @@
-// Preloaded into a process: notes each name that it looks up and each connection that leaves the
-// machine, in the file that NETWORK_SPY_LOG names.
+// Preloaded into a process: notes each name that it looks up and each connection that would leave
+// the machine, in the file that NETWORK_SPY_LOG names, and lets none of them happen.
 
 #include <arpa/inet.h>
 #include <dlfcn.h>
@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <string>
@@ -46,18 +47,23 @@ std::string remote_address(const sockaddr* address) {
 extern "C" {
 
 int getaddrinfo(const char* name, const char* service, const addrinfo* hints, addrinfo** found) {
-  if (name != nullptr) note(std::string("looked up ") + name);
-  return original<decltype(getaddrinfo)>("getaddrinfo")(name, service, hints, found);
+  if (name == nullptr || (hints != nullptr && (hints->ai_flags & AI_NUMERICHOST) != 0)) {
+    return original<decltype(getaddrinfo)>("getaddrinfo")(name, service, hints, found);
+  }
+  note(std::string("looked up ") + name);
+  return EAI_FAIL;
 }
 
 hostent* gethostbyname(const char* name) {
   note(std::string("looked up ") + name);
-  return original<decltype(gethostbyname)>("gethostbyname")(name);
+  return nullptr;
 }
 
 int connect(int socket, const sockaddr* address, socklen_t size) {
   const std::string remote = remote_address(address);
-  if (!remote.empty()) note("connected to " + remote);
-  return original<decltype(connect)>("connect")(socket, address, size);
+  if (remote.empty()) return original<decltype(connect)>("connect")(socket, address, size);
+  note("connected to " + remote);
+  errno = ENETUNREACH;
+  return -1;
 }
 }
