@@ -1,8 +1,8 @@
 """The one look of all progress: bars on a terminal, a line now and then elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+T = TypeVar("T")
 Counts = DownloadColumn | MofNCompleteColumn
 
 LINE_EVERY_SECONDS = 10.0
@@ -40,6 +41,12 @@ def progress_bars(counts: Counts = _COUNTS) -> Progress:
         TimeRemainingColumn(),
         console=console,
     )
+
+
+def track(values: Sequence[T], description: str) -> Iterator[T]:
+    """Give the values and tell how many are done with."""
+    with progress_bars() as bars:
+        yield from bars.track(values, description=description)
 
 
 class ProgressLines(Progress):

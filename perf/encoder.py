@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 import msgspec
 import onnx
-from rich.console import Console
-from rich.progress import track
 
 from engine.bundle.manifest import GRAPH_FILE, Manifest
 from engine.bundle.opened import open_bundle
 from export.recipes import RECIPES
+from llmsrec.progress import track
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 from perf.answers import require_vectors, tolerance_of
 from perf.command_line import count
@@ -107,7 +106,7 @@ def time_sizes(
     pairs = itertools.product(arguments.tokens, arguments.users)
     sizes = [Size(num_users, num_tokens) for num_tokens, num_users in pairs]
     medians = {}
-    for size in track(sizes, "sizes", console=Console(stderr=True)):
+    for size in track(sizes, "sizes"):
         prompts = make_prompts(*size)
         what = f"a forward of {size.num_users} x {size.num_tokens} tokens"
         check = partial(require_vectors, what, expected=expected(prompts), tolerance=tolerance)

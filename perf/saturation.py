@@ -22,12 +22,11 @@ from typing import NamedTuple
 import grpc
 import msgspec
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from engine.bundle.opened import open_bundle
 from engine.errors import CallFailed
 from engine.query import Query
+from llmsrec.progress import track
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.answers import Vectors, require_rankings, tolerance_of
 from perf.command_line import count
@@ -123,7 +122,7 @@ def _time_rounds(
     queries: Sequence[Query],
     arguments: argparse.Namespace,
 ) -> Iterator[Round]:
-    for _ in track(range(arguments.rounds + 1), "rounds", console=Console(stderr=True)):
+    for _ in track(range(arguments.rounds + 1), "rounds"):
         replies, served_s = asyncio.run(time_server(address, messages, arguments.concurrent))
         batches = group_by_batch(replies)
         vectors, forward_s = time_forwards(engine.encode, queries, batches)

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
-from rich.console import Console
-from rich.progress import track
+from llmsrec.progress import track
 
 T = TypeVar("T")
 
@@ -44,7 +43,7 @@ def time_in_turn(
     """Give the milliseconds of each contender's calls, a round after the other."""
     times_ms: dict[str, list[float]] = {name: [] for name in contenders}
     rounds = range(num_warm_ups + num_rounds)
-    for _ in track(rounds, "rounds", console=Console(stderr=True)):
+    for _ in track(rounds, "rounds"):
         for name, timed in contenders.items():
             time.sleep(PAUSE_S)
             times_ms[name].append(timed.time_ms())

@@ -14,12 +14,11 @@ from functools import partial
 
 import msgspec
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from engine.gpu import Gpu
 from engine.query import Ranking
 from engine.ranking.cuda_topk import load_kernels
+from llmsrec.progress import track
 from perf.answers import Vectors, require_rankings
 from perf.command_line import count
 from perf.errors import MeasureError
@@ -92,7 +91,7 @@ def measure(
 ) -> TopKTimes:
     peak = read_peak_gb_per_s(device)
     times = []
-    for search in track(searches, "queries", console=Console(stderr=True)):
+    for search in track(searches, "queries"):
         ours_ms, theirs_ms = time_both(search)
         rate = search.items.nbytes / ours_ms / 1e6
         times.append(

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import track
-
 from engine.bundle.opened import open_bundle
 from engine.errors import BackendUnavailable, PlanError
+from llmsrec.progress import track
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.answers import require_rankings, tolerance_of
 from perf.engine_access import Engine, ranked_items, read_message
@@ -32,7 +30,7 @@ def check_answers(path: Path | None, sent: Sequence[SentRequest]) -> str:
     tolerance = tolerance_of(bundle.manifest.encoder.precision)
     try:
         with closing(Engine(bundle)) as engine:
-            for each in track(chosen, "checking", console=Console(stderr=True)):
+            for each in track(chosen, "checking"):
                 query = engine.render(read_message(each.message))
                 expected = engine.rank([query], engine.encode([query.prompt]))
                 found = ranked_items(pb.RecommendResponse.FromString(each.reply))

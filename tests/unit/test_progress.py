@@ -14,7 +14,7 @@ from transformers import AutoModel, modeling_gguf_pytorch_utils
 from transformers.utils import logging as transformers_logging
 
 from llmsrec import llm
-from llmsrec.progress import ProgressLines, progress_bars
+from llmsrec.progress import ProgressLines, progress_bars, track
 
 
 class Clock:
@@ -138,3 +138,12 @@ def test_loading_an_llm_shows_no_bar_of_its_library(
     load_with_bars(folder)
     shown = capfd.readouterr().err
     assert all(f"{name}: 100%" in shown for name in bars)
+
+
+def test_tracked_values_are_given_and_their_number_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(track([3, 1, 2], "rounds")) == [3, 1, 2]
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "rounds: 0/3"
+    assert told[-1].startswith("rounds: 3/3 in ")
