@@ -252,7 +252,7 @@ def test_check_prints_what_it_found(
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     words = [line.split()[0] for line in lines]
-    assert words == ["model", "catalogue", "files", "parity", "probes"]
+    assert words == ["model", "catalogue", "built", "files", "parity", "probes"]
     assert f"model      {recommender.model_version}, fp32 on onnxruntime" in lines
 
 

@@ -10,7 +10,7 @@ from support.operator_models import model, node, numbers, quantize, run, session
 
 from engine import native
 from engine.encoders.cpu import find_operators
-from engine.errors import BundleError
+from engine.errors import BackendUnavailable
 from export.int16 import BLOCK, MAX_WEIGHT, PANEL, pack
 
 Arrays = dict[str, NDArray[Any]]
@@ -129,5 +129,5 @@ def test_operators_that_are_not_built_are_named_with_the_remedy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(native, "__path__", [str(tmp_path)])
-    with pytest.raises(BundleError, match=r"_operators\.so.* not built; .*pip install"):
+    with pytest.raises(BackendUnavailable, match=r"_operators\.so.* not built; .*pip install"):
         find_operators()
