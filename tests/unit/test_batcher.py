@@ -369,6 +369,21 @@ async def test_batch_runs_in_the_smallest_ready_size_that_holds_it() -> None:
     await batcher.close()
 
 
+async def test_query_for_another_runner_ends_the_batch_before_it() -> None:
+    old, new, batcher = FakeRunner(), FakeRunner(), Batcher()
+    old.max_batches_in_flight = 2
+    old.gate.clear()
+    tasks = []
+    for k, runner in ((0, old), (1, old), (2, new)):
+        assert old.batches in ([], [[0]])
+        tasks.append(asyncio.create_task(batcher.submit(runner, make_query(k), None)))
+        await asyncio.sleep(0.02)
+    assert old.batches == [[0], [1]]
+    old.gate.set()
+    assert ids(await asyncio.gather(*tasks)) == ["0", "1", "2"]
+    await batcher.close()
+
+
 async def test_prompt_that_no_size_holds_fails_alone() -> None:
     limits = SizeLimits(max_prompts=4, max_padded_tokens=16, ready=[Size(4, 4)])
     batcher, runner = Batcher(), FakeRunner(limits)
