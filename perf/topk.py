@@ -23,7 +23,7 @@ from perf.answers import Vectors, require_rankings
 from perf.command_line import count
 from perf.errors import MeasureError
 from perf.gpu import topk as gpu_topk
-from perf.gpu.topk import Search
+from perf.gpu.topk import TopKCase
 from perf.peaks import read_peak_gb_per_s
 from perf.timing import Timed, best_ms
 
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> TopKTimes:
 
 
 def measure(
-    searches: Sequence[Search],
-    time_both: Callable[[Search], tuple[float, float]],
+    searches: Sequence[TopKCase],
+    time_both: Callable[[TopKCase], tuple[float, float]],
     theirs: str,
     device: str,
 ) -> TopKTimes:
@@ -117,7 +117,7 @@ def measure(
     )
 
 
-def time_both(num_threads: int, search: Search) -> tuple[float, float]:
+def time_both(num_threads: int, search: TopKCase) -> tuple[float, float]:
     """Give the shortest milliseconds of ours and of NumPy, which must agree."""
     items, k = search.items.numpy(), search.k
     expected = numpy_rankings(items, search.queries, k)

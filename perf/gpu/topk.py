@@ -26,7 +26,7 @@ Arrays = tuple[NDArray[np.int32], NDArray[np.float32]]
 """Rows and scores `[B, k]`."""
 
 
-class Search(NamedTuple):
+class TopKCase(NamedTuple):
     queries: Vectors  # [B, D]
     items: torch.Tensor  # [N, D]
     excluded_rows: list[NDArray[np.int32]]
@@ -42,13 +42,13 @@ class Search(NamedTuple):
         return [query.Search(self.k, rows) for rows in self.excluded_rows]
 
 
-def draw(arguments: argparse.Namespace, dim: int) -> list[Search]:
+def draw(arguments: argparse.Namespace, dim: int) -> list[TopKCase]:
     """Draw as many searches as there are numbers of queries, over the same items."""
     rng = np.random.default_rng(0)
     items = rng.standard_normal((arguments.items, dim), np.float32)  # [N, D]
     stored = torch.from_numpy(items).to(DTYPES[arguments.dtype])
     return [
-        Search(
+        TopKCase(
             queries=rng.standard_normal((num_queries, dim), np.float32),
             items=stored,
             excluded_rows=[
@@ -63,7 +63,7 @@ def draw(arguments: argparse.Namespace, dim: int) -> list[Search]:
     ]
 
 
-def time_both(gpu: Gpu, device: str, search: Search) -> tuple[float, float]:
+def time_both(gpu: Gpu, device: str, search: TopKCase) -> tuple[float, float]:
     """Give the shortest milliseconds of ours and of PyTorch.
 
     Raises:
@@ -85,7 +85,7 @@ def time_both(gpu: Gpu, device: str, search: Search) -> tuple[float, float]:
     return best_ms(Timed(ours, check)), best_ms(Timed(theirs, check_theirs))
 
 
-def make_ours(gpu: Gpu, search: Search) -> Callable[[], Arrays]:
+def make_ours(gpu: Gpu, search: TopKCase) -> Callable[[], Arrays]:
     """Give a call that ranks with the CUDA kernels; its answer is overwritten by the next one."""
     dtype = cast("ItemDtype", str(search.items.dtype).removeprefix("torch."))
     # NumPy knows no bfloat16.
@@ -103,7 +103,7 @@ def make_ours(gpu: Gpu, search: Search) -> Callable[[], Arrays]:
     return rank
 
 
-def make_pytorch(search: Search, device: str) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+def make_pytorch(search: TopKCase, device: str) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
     """Give a call that ranks with PyTorch alone, its inputs on the device already."""
     queries = torch.from_numpy(search.queries).to(device, search.items.dtype)
     items = search.items.to(device)

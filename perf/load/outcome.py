@@ -5,7 +5,7 @@ import msgspec
 from perf.environment import Environment
 from perf.load.options import LoadOptions
 from perf.load.result import LoadResult
-from perf.load.search import Search
+from perf.load.search import RateSearch
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -15,7 +15,7 @@ class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
     """That of the best rate, where it was searched; None where no rate met the objective."""
     answers_checked: str
     """How many answers were compared with the bundle's own, or why none was."""
-    search: Search | None = None
+    search: RateSearch | None = None
 
     def is_void(self) -> bool:
         if self.search is not None:

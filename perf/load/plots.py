@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentForma
 from perf.load.batches import Batches
 from perf.load.options import Overload
 from perf.load.result import LoadResult
-from perf.load.search import Search
+from perf.load.search import RateSearch
 from perf.load.summary import label_stages
 
 MEDIAN_COLOUR, TAIL_COLOUR, MAX_COLOUR = "#2f6db3", "#d9730d", "#b9b4aa"
@@ -112,7 +112,7 @@ def draw_moments(result: LoadResult, overloads: Sequence[Overload]) -> str:
         return _to_svg(figure)
 
 
-def draw_rates(search: Search, objective_ms: float) -> str:
+def draw_rates(search: RateSearch, objective_ms: float) -> str:
     """Draw p50 and p99 over the rates tried; a void trial is drawn hollow."""
     with style.context(STYLE):
         figure, axes = _start("requests per second", "latency, ms", WIDE)

@@ -26,7 +26,7 @@ class Trial(msgspec.Struct, frozen=True):
         return "met" if self.is_met else "missed"
 
 
-class Search(msgspec.Struct, frozen=True, kw_only=True):
+class RateSearch(msgspec.Struct, frozen=True, kw_only=True):
     best_rate: float | None
     """None where no rate met the objective."""
     is_void: bool
@@ -39,7 +39,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True):
         return None if self.best_rate is None else results[self.best_rate]
 
 
-def search(measure: Callable[[float], LoadResult], first_rate: float) -> Search:
+def search(measure: Callable[[float], LoadResult], first_rate: float) -> RateSearch:
     """Double or halve the first rate until the limit is between two rates, then close in on it."""
     trials: dict[float, Trial] = {}
 
@@ -52,7 +52,7 @@ def search(measure: Callable[[float], LoadResult], first_rate: float) -> Search:
     while low is not None and high is not None and high > low * PRECISION:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if is_met(middle) else (low, middle)
-    return Search(
+    return RateSearch(
         best_rate=low,
         is_void=high is not None and trials[high].result.is_void,
         trials=[trials[rate] for rate in sorted(trials)],

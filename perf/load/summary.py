@@ -2,7 +2,7 @@
 
 from perf.load.outcome import Outcome
 from perf.load.result import MIN_SENT_SHARE, Latency, LoadResult
-from perf.load.search import Search
+from perf.load.search import RateSearch
 
 
 def describe(outcome: Outcome) -> list[str]:
@@ -32,13 +32,13 @@ def explain_void(outcome: Outcome) -> str:
     )
 
 
-def explain_best(search: Search, objective_ms: float) -> str:
+def explain_best(search: RateSearch, objective_ms: float) -> str:
     if search.best_rate is None:
         return f"no rate from {search.trials[0].rate:.4g}/s on met {objective_ms:g} ms at p99"
     return f"{search.best_rate:.4g}/s is the highest rate that met {objective_ms:g} ms at p99"
 
 
-def _describe_search(search: Search, objective_ms: float) -> list[str]:
+def _describe_search(search: RateSearch, objective_ms: float) -> list[str]:
     lines = [explain_best(search, objective_ms), ""]
     lines.append(f"{'rate/s':>10}{'p50 ms':>10}{'p99 ms':>10}{'good':>9}  objective")
     for trial in search.trials:

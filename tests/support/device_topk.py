@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_topk import Search
+from test_topk import Case
 
 from engine.query import Ranking
 from support.emulated_topk import found, inputs
@@ -35,8 +35,8 @@ class DeviceTopK:
         assert error == self._runtime.cudaError_t.cudaSuccess, (name, error)
         return results[0] if results else None
 
-    def rank(self, search: Search, item_dtype: str) -> list[Ranking]:
-        """Rank as `Search.run` does."""
+    def rank(self, search: Case, item_dtype: str) -> list[Ranking]:
+        """Rank as `Case.run` does."""
         with ExitStack() as stack:
             call = DeviceCall(self, search, item_dtype, stack)
             call.queue()
@@ -65,9 +65,7 @@ class DeviceTopK:
 class DeviceCall:
     """One search with its arrays on the device, which lives as long as `stack`."""
 
-    def __init__(
-        self, device: DeviceTopK, search: Search, item_dtype: str, stack: ExitStack
-    ) -> None:
+    def __init__(self, device: DeviceTopK, search: Case, item_dtype: str, stack: ExitStack) -> None:
         self._device = device
         self._stack = stack
         num_queries, dim = search.users.shape

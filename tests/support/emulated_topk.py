@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
-from test_topk import Search
+from test_topk import Case
 
 from engine.query import Ranking
 
@@ -42,14 +42,14 @@ class Launch:
     workspace_byte: int = _GUARD
 
 
-def rounded(search: Search, item_dtype: str) -> Search:
+def rounded(search: Case, item_dtype: str) -> Case:
     """Keep of the items what their dtype holds."""
     items = search.items
     if item_dtype == "float16":
         items = items.astype(np.float16).astype(np.float32)
     if item_dtype == "bfloat16":
         items = (items.view(np.uint32) & 0xFFFF0000).view(np.float32)
-    return Search(search.users, items, search.excluded_rows, search.k)
+    return Case(search.users, items, search.excluded_rows, search.k)
 
 
 def stored(items: NDArray[np.float32], item_dtype: str) -> NDArray[np.generic]:
@@ -61,7 +61,7 @@ def stored(items: NDArray[np.float32], item_dtype: str) -> NDArray[np.generic]:
     return items
 
 
-def inputs(search: Search, item_dtype: str) -> list[NDArray[np.generic]]:
+def inputs(search: Case, item_dtype: str) -> list[NDArray[np.generic]]:
     """List the arrays that the kernels read, in the order of their arguments."""
     offsets = np.zeros(len(search.excluded_rows) + 1, np.int64)
     np.cumsum([len(rows) for rows in search.excluded_rows], out=offsets[1:])
@@ -96,8 +96,8 @@ class EmulatedTopK:
         self.library.workspace_bytes.restype = ctypes.c_size_t
         self.library.widen_float16.restype = ctypes.c_float
 
-    def rank(self, search: Search, item_dtype: str, launch: Launch | None = None) -> list[Ranking]:
-        """Rank as `Search.run` does; fails where a kernel writes beyond its workspace."""
+    def rank(self, search: Case, item_dtype: str, launch: Launch | None = None) -> list[Ranking]:
+        """Rank as `Case.run` does; fails where a kernel writes beyond its workspace."""
         launch = launch or Launch(is_wide=len(search.users) > 16)
         max_k = max(search.k, default=0)
         (num_queries, dim), num_items = search.users.shape, len(search.items)

@@ -34,7 +34,7 @@ from perf.engine_access import make_prompts, render_history
 from perf.errors import MeasureError, WrongAnswer
 from perf.gpu import pytorch
 from perf.gpu.topk import DTYPES as LLM_DTYPES
-from perf.gpu.topk import Search
+from perf.gpu.topk import TopKCase
 
 NUM_USERS, NUM_TOKENS = 3, 40
 
@@ -238,15 +238,15 @@ def test_topk_is_timed_for_each_number_of_queries() -> None:
 
 
 def test_topk_that_turns_wrong_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    rank, num_calls = Search.rank_on_cpu, itertools.count()
+    rank, num_calls = TopKCase.rank_on_cpu, itertools.count()
 
-    def turn(search: Search, num_threads: int) -> list[Ranking]:
+    def turn(search: TopKCase, num_threads: int) -> list[Ranking]:
         rankings = rank(search, num_threads)
         if next(num_calls) < timing.NUM_TRIES:
             return rankings
         return [(rows[::-1], scores) for rows, scores in rankings]
 
-    monkeypatch.setattr(Search, "rank_on_cpu", turn)
+    monkeypatch.setattr(TopKCase, "rank_on_cpu", turn)
     with pytest.raises(WrongAnswer, match="the top-k of 2 queries ranked otherwise"):
         topk.run(parse(topk.add_arguments, "--items=500", "--queries=2", "-k=7"))
 

@@ -13,7 +13,7 @@ from perf.load.outcome import Outcome
 from perf.load.plots import draw_batch_sizes, draw_padding, write_ms
 from perf.load.report import render_report
 from perf.load.result import Goodput, Latency, LoadResult, Moment
-from perf.load.search import Search, Trial
+from perf.load.search import RateSearch, Trial
 from perf.load.summary import describe, explain_void
 
 BATCHES = Batches(
@@ -49,7 +49,7 @@ def make_result(*, rate: float = 100.0, sent: float = 100.0, num_answers: int = 
     )
 
 
-def make_outcome(result: LoadResult | None, search: Search | None = None) -> Outcome:
+def make_outcome(result: LoadResult | None, search: RateSearch | None = None) -> Outcome:
     overloads = (Overload(2.0, 3.0, 4.0),)
     return Outcome(
         describe_environment("model-1", "<catalogue>"),
@@ -60,13 +60,13 @@ def make_outcome(result: LoadResult | None, search: Search | None = None) -> Out
     )
 
 
-def make_search(best_rate: float | None, *, is_void: bool = False) -> Search:
+def make_search(best_rate: float | None, *, is_void: bool = False) -> RateSearch:
     trials = [
         Trial(50.0, best_rate is not None, make_result(rate=50.0)),
         Trial(100.0, False, make_result(sent=50.0 if is_void else 100.0)),
         Trial(200.0, False, make_result(rate=200.0, num_answers=0)),
     ]
-    return Search(best_rate=best_rate, is_void=is_void, trials=trials)
+    return RateSearch(best_rate=best_rate, is_void=is_void, trials=trials)
 
 
 FIGURES_OF_A_RATE = ["by percentile", "Stages in the server", "Batch sizes", "Padding waste"]

@@ -3,7 +3,7 @@
 import pytest
 
 from perf.load.result import Goodput, Latency, LoadResult
-from perf.load.search import MAX_DOUBLINGS, MAX_HALVINGS, Search, meets_objective, search
+from perf.load.search import MAX_DOUBLINGS, MAX_HALVINGS, RateSearch, meets_objective, search
 
 LATENCY = Latency(1.0, 2.0, 3.0, 4.0, 5.0)
 
@@ -26,7 +26,7 @@ def make_result(rate: float, good_share: float, *, is_void: bool = False) -> Loa
     )
 
 
-def find(capacity: float, first_rate: float, max_sent: float = float("inf")) -> Search:
+def find(capacity: float, first_rate: float, max_sent: float = float("inf")) -> RateSearch:
     """Search a server that answers in time up to `capacity`, by clients that send `max_sent`."""
     return search(
         lambda rate: make_result(rate, 1.0 if rate <= capacity else 0.5, is_void=rate > max_sent),

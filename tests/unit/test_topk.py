@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from engine.native._native import masked_topk
-from engine.query import Ranking
-from engine.query import Search as OneSearch
+from engine.query import Ranking, Search
 from engine.ranking.cpu import CpuRanker
 
 NO_ROWS = np.empty(0, np.int32)
@@ -25,11 +24,11 @@ def retrieve(
     num_threads: int,
 ) -> list[Ranking]:
     pairs = zip(k, excluded_rows, strict=True)
-    return CpuRanker(items, num_threads).rank(users, [OneSearch(*pair) for pair in pairs])
+    return CpuRanker(items, num_threads).rank(users, [Search(*pair) for pair in pairs])
 
 
 @dataclass(frozen=True)
-class Search:
+class Case:
     users: NDArray[np.float32]
     items: NDArray[np.float32]
     excluded_rows: Sequence[NDArray[np.int32]]
@@ -39,10 +38,10 @@ class Search:
         return retrieve(self.users, self.items, self.excluded_rows, self.k, num_threads)
 
 
-def random_search(seed: int, num_users: int, num_items: int, dim: int, k: int) -> Search:
+def random_search(seed: int, num_users: int, num_items: int, dim: int, k: int) -> Case:
     rng = np.random.default_rng(seed)
     share = rng.choice([0.0, 0.1, 0.9, 1.0], num_users)
-    return Search(
+    return Case(
         rng.standard_normal((num_users, dim), np.float32),
         rng.standard_normal((num_items, dim), np.float32),
         [np.flatnonzero(rng.random(num_items) < part).astype(np.int32) for part in share],
@@ -50,12 +49,12 @@ def random_search(seed: int, num_users: int, num_items: int, dim: int, k: int) -
     )
 
 
-def with_integer_vectors(search: Search) -> Search:
+def with_integer_vectors(search: Case) -> Case:
     """Make every inner product exact and most of them tie."""
-    return Search(np.rint(search.users), np.rint(search.items / 2), search.excluded_rows, search.k)
+    return Case(np.rint(search.users), np.rint(search.items / 2), search.excluded_rows, search.k)
 
 
-def oracle_rows(search: Search, query: int) -> NDArray[np.int64]:
+def oracle_rows(search: Case, query: int) -> NDArray[np.int64]:
     scores = search.items.astype(np.float64) @ search.users[query].astype(np.float64)
     remaining = np.setdiff1d(np.arange(len(search.items)), search.excluded_rows[query])
     order = np.argsort(-scores[remaining], kind="stable")
@@ -81,7 +80,7 @@ searches = st.builds(
 
 @settings(deadline=None, max_examples=60)
 @given(searches, st.sampled_from([1, 3]))
-def test_ties_and_exclusions_rank_as_numpy_ranks_them(search: Search, num_threads: int) -> None:
+def test_ties_and_exclusions_rank_as_numpy_ranks_them(search: Case, num_threads: int) -> None:
     search = with_integer_vectors(search)
     for query, (rows, scores) in enumerate(search.run(num_threads)):
         expected = oracle_rows(search, query)
@@ -91,7 +90,7 @@ def test_ties_and_exclusions_rank_as_numpy_ranks_them(search: Search, num_thread
 
 @settings(deadline=None, max_examples=60)
 @given(searches)
-def test_scores_are_inner_products_and_the_best_ones(search: Search) -> None:
+def test_scores_are_inner_products_and_the_best_ones(search: Case) -> None:
     for query, (rows, scores) in enumerate(search.run()):
         expected = oracle_rows(search, query)
         assert len(rows) == len(expected)
@@ -127,7 +126,7 @@ def test_a_score_does_not_depend_on_where_its_item_stands() -> None:
 @pytest.mark.parametrize("direction", [1, -1], ids=["ascending", "descending"])
 def test_sorted_catalogues_rank_correctly(direction: int) -> None:
     items = direction * np.arange(2000, dtype=np.float32)[:, None]  # [N, 1]
-    search = Search(np.ones((1, 1), np.float32), items, [NO_ROWS], [7])
+    search = Case(np.ones((1, 1), np.float32), items, [NO_ROWS], [7])
     (rows, _), *_ = search.run()
     np.testing.assert_array_equal(rows, oracle_rows(search, 0))
 

@@ -59,11 +59,11 @@ def parse(*arguments: str) -> argparse.Namespace:
     return parser.parse_args(["--device=cuda", "--items=900", *arguments])
 
 
-def searches(*arguments: str) -> list[gpu_topk.Search]:
+def searches(*arguments: str) -> list[gpu_topk.TopKCase]:
     return gpu_topk.draw(parse(*arguments), topk.DIM)
 
 
-def measure(gpu: Gpu, searches: list[gpu_topk.Search]) -> topk.TopKTimes:
+def measure(gpu: Gpu, searches: list[gpu_topk.TopKCase]) -> topk.TopKTimes:
     return topk.measure(searches, partial(gpu_topk.time_both, gpu, "cpu"), "pytorch", "cpu")
 
 
@@ -107,7 +107,7 @@ def test_kernels_that_turn_wrong_while_they_are_timed_are_not_timed(
 ) -> None:
     make_ours = gpu_topk.make_ours
 
-    def make_turning(gpu: Gpu, search: gpu_topk.Search) -> Callable[[], gpu_topk.Arrays]:
+    def make_turning(gpu: Gpu, search: gpu_topk.TopKCase) -> Callable[[], gpu_topk.Arrays]:
         rank, num_calls = make_ours(gpu, search), itertools.count()
 
         def turn() -> gpu_topk.Arrays:
@@ -126,7 +126,7 @@ def test_kernels_that_turn_wrong_while_they_are_timed_are_not_timed(
 def test_pytorch_that_ranks_otherwise_is_not_stood_beside(
     gpu: Gpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def make_wrong(search: gpu_topk.Search, device: str) -> Callable[[], Any]:
+    def make_wrong(search: gpu_topk.TopKCase, device: str) -> Callable[[], Any]:
         assert device == "cpu"
         size = (len(search.queries), search.k)
         return lambda: (torch.zeros(size), torch.arange(search.k).expand(size))
