@@ -30,7 +30,7 @@ class Serving:
         self.stopping = asyncio.Event()
         self.failure: EngineError | None = None
         self._admission = Admission(config)
-        self._batcher = Batcher()
+        self._batcher = Batcher(live.current.max_batches_in_flight)
 
     @property
     def num_in_flight(self) -> int:

@@ -17,11 +17,14 @@ class Batcher:
     than its runner allows in flight. A caller sees nothing of the others in its micro-batch: where
     several fail together, each is tried again alone, unless the device is at fault. Belongs to one
     event loop.
+
+    `max_threads` bounds what runs at once, whatever a runner allows: a pool without a bound would
+    start another thread for a batch that follows at the heels of the one before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_threads: int = 2) -> None:
         self._queue = Queue()
-        self._threads = ThreadPoolExecutor(thread_name_prefix="encoder")
+        self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="encoder")
         self._encoding: set[asyncio.Task[None]] = set()
         self._closed = False
 
