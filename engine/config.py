@@ -28,7 +28,7 @@ class RetrievalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class BatcherConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_batch_tokens: Positive | None = None
-    """Padded tokens (rows x longest prompt) of one micro-batch; a single prompt always fits.
+    """Tokens of one micro-batch, padding included; a single prompt always fits.
     Without it 2048 on a CPU, and what the bundle was made ready for on a GPU."""
     max_batch_size: Positive | None = None
     """Without it 32 on a CPU, and what the bundle was made ready for on a GPU."""

@@ -44,21 +44,21 @@ class SizeLimits:
 
     max_prompts: int = 32
     max_padded_tokens: int = 2048
-    """The most prompts x longest prompt; a single prompt may have more."""
+    """The most tokens of a size, padding included; a single prompt may take more."""
     ready: Sequence[Size] = ()
-    """The sizes that an encoder was made ready for; one without any takes every size."""
+    """The sizes that an encoder was made ready for, the smaller first; one without any takes
+    every size."""
 
     def choose(self, num_prompts: int, longest: int) -> Size | None:
         """Give the smallest size that holds the prompts; None where they may not share one."""
-        is_within = (
-            num_prompts <= self.max_prompts and num_prompts * longest <= self.max_padded_tokens
-        )
-        if num_prompts > 1 and not is_within:
-            return None
-        if not self.ready:
-            return Size(num_prompts, longest)
-        holding = [size for size in self.ready if size.holds(num_prompts, longest)]
-        return min(holding, key=lambda size: size.num_padded_tokens, default=None)
+        size: Size | None = Size(num_prompts, longest)
+        if self.ready:
+            holding = (each for each in self.ready if each.holds(num_prompts, longest))
+            size = next(holding, None)
+        if size is None or num_prompts == 1:
+            return size
+        is_within = num_prompts <= self.max_prompts
+        return size if is_within and size.num_padded_tokens <= self.max_padded_tokens else None
 
     def require(self, num_prompts: int, longest: int) -> Size:
         """Give what `choose` gives.
@@ -88,7 +88,7 @@ def choose_limits(config: BatcherConfig, ready: Sequence[Size]) -> SizeLimits:
         usual = SizeLimits(
             max_prompts=max(size.num_prompts for size in ready),
             max_padded_tokens=max(size.num_padded_tokens for size in ready),
-            ready=tuple(ready),
+            ready=tuple(sorted(ready, key=lambda size: size.num_padded_tokens)),
         )
     return SizeLimits(
         max_prompts=config.max_batch_size or usual.max_prompts,

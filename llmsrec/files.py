@@ -58,8 +58,11 @@ def sha256_of_file(path: Path) -> str:
 def _remove_leftovers(path: Path) -> None:
     """Remove what processes that were killed had half written for `path`."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        pid = left.name.removeprefix(f".{path.name}.").removesuffix(".partial")
+        if not (pid.isascii() and pid.isdigit() and len(pid) < 10):
+            continue  # of another file, or another's
         try:
-            os.kill(int(left.suffixes[-2][1:]), 0)
+            os.kill(int(pid), 0)
         except ProcessLookupError:
             left.unlink(missing_ok=True)
         except PermissionError:

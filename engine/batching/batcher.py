@@ -1,6 +1,7 @@
 """Runs micro-batches of the queries that wait while others are encoded."""
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -39,7 +40,7 @@ class Batcher:
             raise ShuttingDown("the server is shutting down; try again, another replica answers")
         entry = Entry(runner, query, deadline)
         self._queue.put(entry)
-        if not self._encoding or (self._may_begin_another() and self._queue.holds_full_batch()):
+        if not self._encoding or self._may_run(len(self._encoding) + 1):
             self._encoding.add(asyncio.create_task(self._encode_entries()))
         return await entry.reply
 
@@ -50,9 +51,14 @@ class Batcher:
             await asyncio.wait(self._encoding)
         self._threads.shutdown()
 
-    def _may_begin_another(self) -> bool:
+    def _may_run(self, num_in_flight: int) -> bool:
+        """Tell whether the next micro-batch may be one of so many, of which others are early."""
         runner = self._queue.next_runner()
-        return runner is not None and len(self._encoding) < runner.max_batches_in_flight
+        return (
+            runner is not None
+            and num_in_flight <= runner.max_batches_in_flight
+            and self._queue.holds_full_batch()
+        )
 
     async def _encode_entries(self) -> None:
         try:
@@ -62,9 +68,10 @@ class Batcher:
             self._encoding.remove(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _is_time(self) -> bool:
-        return len(self._encoding) == 1 or self._queue.holds_full_batch()
+        return len(self._encoding) == 1 or self._may_run(len(self._encoding))
 
-    async def _encode(self, batch: FormedBatch) -> None:
+    async def _encode(self, batch: FormedBatch) -> BaseException | None:
+        """Run a micro-batch, give its callers what they get, and give what went wrong."""
         runner, queries = batch.entries[0].runner, [entry.query for entry in batch.entries]
         loop = asyncio.get_running_loop()
         call = loop.run_in_executor(self._threads, run_batch, runner, queries, batch.size)
@@ -75,17 +82,28 @@ class Batcher:
                 if not entry.reply.done():
                     entry.reply.set_result(outcome)
         elif len(batch.entries) > 1 and _may_differ_alone(failure):
-            for entry in batch.entries:
-                if entry.is_live():
-                    await self._encode(_alone(entry))
+            await self._encode_alone(batch.entries)
         else:
-            for entry in batch.entries:
-                if not entry.reply.done():
-                    entry.reply.set_exception(failure)
+            _fail(batch.entries, failure)
+        return failure
+
+    async def _encode_alone(self, entries: Sequence[Entry]) -> None:
+        for place, entry in enumerate(entries):
+            if entry.is_live():
+                failure = await self._encode(_alone(entry))
+                if failure is not None and not _may_differ_alone(failure):
+                    _fail(entries[place + 1 :], failure)
+                    return
 
 
 def _may_differ_alone(failure: BaseException) -> bool:
     return not (isinstance(failure, EngineError) and failure.scope == "device")
+
+
+def _fail(entries: Sequence[Entry], failure: BaseException) -> None:
+    for entry in entries:
+        if not entry.reply.done():
+            entry.reply.set_exception(failure)
 
 
 def _alone(entry: Entry) -> FormedBatch:

@@ -41,7 +41,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     library_version: str
     compute_capabilities: list[str]
     """Such as 8.9; without one, the GPUs that the library compiles for of itself."""
-    sizes: list[Size]
+    sizes: Annotated[list[Size], msgspec.Meta(min_length=1)]
     """The largest sizes, an optimization profile each."""
 
     @property
@@ -66,7 +66,7 @@ class OnnxRuntimeCpu(EncoderKind, frozen=True, tag="onnxruntime"):
 
 class OnnxRuntimeCuda(EncoderKind, frozen=True, tag="onnxruntime-cuda"):
     precision: Literal["fp16", "bf16", "fp32"]
-    sizes: list[Size]
+    sizes: Annotated[list[Size], msgspec.Meta(min_length=1)]
     """Every size that is captured as a CUDA graph."""
 
 
@@ -121,6 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 class _Header(msgspec.Struct, frozen=True):
     schema_version: int
+    release: str = "an older release"
 
 
 def read_manifest(bundle: Path) -> Manifest:
@@ -138,11 +139,12 @@ def read_manifest(bundle: Path) -> Manifest:
             " export/build_engine.py"
         ) from error
     try:
-        version = msgspec.json.decode(content, type=_Header).schema_version
-        if version != SCHEMA_VERSION:
+        header = msgspec.json.decode(content, type=_Header)
+        if header.schema_version != SCHEMA_VERSION:
             raise BundleError(
-                f"{path}: schema version {version}, this release serves {SCHEMA_VERSION};"
-                " build the bundle again with this release, or serve it with the one that built it"
+                f"{path}: schema version {header.schema_version}, this release serves"
+                f" {SCHEMA_VERSION}; build the bundle again with this release, or serve it with the"
+                f" one that built it ({header.release})"
             )
         manifest = msgspec.json.decode(content, type=Manifest)
     except _DAMAGED as error:

@@ -1,4 +1,4 @@
-"""What runs the encoder graph: the one interface of all encoders."""
+"""What runs the encoder graph: what all encoders do."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
@@ -21,6 +21,7 @@ class Encoder(Protocol):
 
         Raises:
             EncodingFailed: the graph could not be run.
+            GpuFailed: nothing more can be run on the GPU.
         """
 
     def warm_up(self) -> Mapping[Size, float]:

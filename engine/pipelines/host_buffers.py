@@ -19,8 +19,7 @@ class HostBuffers:
         self.vectors: NDArray[np.float32] = gpu.allocate_pinned(
             (max_prompts, runner.vector_dim), np.float32
         )
-        if topk is not None:
-            self.topk = topk.make_buffers()
+        self.topk = None if topk is None else topk.make_buffers()
         self.started, self.encoded, self.done = (gpu.make_event() for _ in range(3))
 
     def inputs(self, size: Size) -> GraphInputs:

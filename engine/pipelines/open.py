@@ -7,6 +7,7 @@ from engine.bundle.opened import Bundle
 from engine.config import Config
 from engine.encoders.cpu import CpuEncoder
 from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
+from engine.errors import ConfigError
 from engine.gpu import Gpu
 from engine.pipelines.pipeline import Pipeline
 from engine.pipelines.sequential import SequentialPipeline
@@ -23,8 +24,17 @@ def open_pipeline(bundle: Bundle, config: Config) -> Pipeline:
     Raises:
         BundleError: ONNX Runtime cannot load the graph.
         BackendUnavailable: what the bundle needs of this machine is missing.
+        ConfigError: a setting does not fit the bundle.
         PlanError: the bundle's plan is not for this GPU or library.
     """
+    ranks_on_gpu = config.retrieval.device == "gpu" and not isinstance(
+        bundle.manifest.encoder, OnnxRuntimeCpu
+    )
+    if config.retrieval.item_precision != "fp32" and not ranks_on_gpu:
+        raise ConfigError(
+            "retrieval.item_precision is what a GPU holds item vectors in, and the CPU ranks this"
+            " bundle; leave it out"
+        )
     match bundle.manifest.encoder:
         case OnnxRuntimeCpu():
             return _open_cpu(bundle, config)

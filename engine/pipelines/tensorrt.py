@@ -80,7 +80,7 @@ class TensorRTPipeline:
             pack_into(buffers.inputs(size), [query.prompt for query in queries])
             with self._queueing:
                 self._queue_forward(buffers, size)
-                if self._topk is not None and self._topk.fits(searches):
+                if self._topk and buffers.topk and self._topk.fits(searches):
                     address = self._runner.addresses["user_vector"]
                     top = self._topk.queue(buffers.topk, address, searches)
                 vectors = self._queue_vectors(buffers, len(queries), "user_vector")

@@ -30,6 +30,3 @@ class CpuRanker:
                 self._num_threads,
             )
         )
-
-    def close(self) -> None:
-        pass

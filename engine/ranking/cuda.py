@@ -50,6 +50,3 @@ class CudaRanker:
                 self._gpu.upload(self._address, staged)
                 rows, scores = self.topk.queue(self._buffers, self._address, searches)
             return cut(rows.copy(), scores.copy())
-
-    def close(self) -> None:
-        pass

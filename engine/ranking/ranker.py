@@ -1,4 +1,4 @@
-"""What ranks the catalogue for user vectors that one already has: the one interface of rankers."""
+"""What ranks the catalogue for user vectors that one already has: what all rankers do."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -17,8 +17,6 @@ class Ranker(Protocol):
 
         A ranking is shorter than its search's k where fewer items remain.
         """
-
-    def close(self) -> None: ...
 
 
 class PackedSearches(NamedTuple):

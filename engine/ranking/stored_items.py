@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.config import ItemPrecision
+from engine.errors import ConfigError
 from engine.ranking.cuda_topk import ItemDtype
 
 
@@ -17,10 +18,19 @@ class StoredItems(NamedTuple):
 
 
 def store(item_vectors: NDArray[np.float32], precision: ItemPrecision) -> StoredItems:
-    """Round item vectors `[N, D]` to a precision, to the nearest and ties to even."""
+    """Round item vectors `[N, D]` to a precision, to the nearest and ties to even.
+
+    Raises:
+        ConfigError: a value is beyond the precision's range.
+    """
     if precision == "fp32":
         return StoredItems(item_vectors, "float32", item_vectors)
     if precision == "fp16":
+        if np.abs(item_vectors).max(initial=0) > np.finfo(np.float16).max:
+            raise ConfigError(
+                "an item vector has a value beyond fp16's range; set retrieval.item_precision to"
+                ' "bf16" or "fp32"'
+            )
         halves = item_vectors.astype(np.float16)
         return StoredItems(halves, "float16", halves.astype(np.float32))
     bits = np.ascontiguousarray(item_vectors).view(np.uint32)

@@ -363,7 +363,10 @@ async def test_batch_runs_in_the_smallest_ready_size_that_holds_it() -> None:
     runner = FakeRunner(SizeLimits(max_prompts=4, max_padded_tokens=16, ready=ready))
     batcher = Batcher()
     queries = [make_query(1, 3), make_query(2, 4), make_query(3, 2), make_query(4, 8)]
-    assert ids(await submit_behind(batcher, runner, queries)) == ["0", "1", "2", "3", "4"]
+    results = await submit_behind(batcher, runner, queries)
+    assert ids(results) == ["0", "1", "2", "3", "4"]
+    told = [each.micro_batch for each in results if isinstance(each, Outcome)]
+    assert told == [MicroBatch(1, 1), *[MicroBatch(3, 4)] * 3, MicroBatch(1, 8)]
     assert runner.batches == [[0], [1, 2, 3], [4]]
     assert runner.sizes == [Size(1, 4), Size(4, 4), Size(2, 8)]
     await batcher.close()
@@ -382,6 +385,58 @@ async def test_query_for_another_runner_ends_the_batch_before_it() -> None:
     old.gate.set()
     assert ids(await asyncio.gather(*tasks)) == ["0", "1", "2"]
     await batcher.close()
+
+
+async def test_full_batch_waits_where_the_runner_allows_one_at_a_time(runner: FakeRunner) -> None:
+    batcher = Batcher()
+    runner.gate.clear()
+    tasks = []
+    for k in range(5):
+        tasks.append(asyncio.create_task(batcher.submit(runner, make_query(k), None)))
+        await asyncio.sleep(0.02)
+    assert runner.batches == [[0]]
+    runner.gate.set()
+    await asyncio.gather(*tasks)
+    assert runner.batches == [[0], [1, 2, 3], [4]]
+    await batcher.close()
+
+
+async def test_swap_to_a_runner_of_one_batch_at_a_time_is_heeded() -> None:
+    old, new, batcher = FakeRunner(), FakeRunner(), Batcher()
+    old.max_batches_in_flight = 2
+    old.gate.clear()
+    new.gate.clear()
+    order = [(0, old), (1, old), (2, new), (3, new), (4, new), (5, new), (6, new)]
+    tasks = []
+    for k, runner in order:
+        tasks.append(asyncio.create_task(batcher.submit(runner, make_query(k), None)))
+        await asyncio.sleep(0.02)
+    assert old.batches == [[0], [1]]
+    old.gate.set()
+    await asyncio.gather(*tasks[:2])
+    await asyncio.sleep(0.05)
+    assert new.batches == [[2, 3, 4]]
+    new.gate.set()
+    await asyncio.gather(*tasks)
+    assert new.batches == [[2, 3, 4], [5, 6]]
+    await batcher.close()
+
+
+async def test_device_that_fails_during_a_retry_fails_the_rest_at_once(batcher: Batcher) -> None:
+    class FailingLater(FakeRunner):
+        def run(self, queries: Sequence[Query], size: Size) -> Ranked:
+            if self.batches == [[0], [1, 2, 3], [1]]:
+                raise GpuFailed("lost")
+            ranked = super().run(queries, size)
+            if len(queries) > 1:
+                raise EncodingFailed("together")
+            return ranked
+
+    failing = FailingLater()
+    results = await submit_behind(batcher, failing, [make_query(k) for k in (1, 2, 3)])
+    assert ids(results) == ["0", "1", "GpuFailed", "GpuFailed"]
+    assert failing.batches == [[0], [1, 2, 3], [1]]
+    assert failing.sizes == [Size(1, 1), Size(3, 1), Size(1, 1)]
 
 
 async def test_prompt_that_no_size_holds_fails_alone() -> None:

@@ -157,6 +157,23 @@ def test_a_bundle_of_another_release_is_refused_with_the_remedy(
     assert refusal(bundle).startswith(f"{bundle / MANIFEST_FILE}: {message}")
 
 
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {"backend": "openvino", "precision": "fp32"},
+        {"backend": "onnxruntime", "precision": "fp16"},
+        {"backend": "onnxruntime", "precision": "fp32", "sizes": []},
+        {"backend": "onnxruntime-cuda", "precision": "fp16"},
+        {"backend": "onnxruntime-cuda", "precision": "fp16", "sizes": []},
+        {"backend": "tensorrt", "precision": "fp16"},
+        {"precision": "fp32"},
+    ],
+)
+def test_encoder_of_no_kind_is_damage(bundle: Path, encoder: dict[str, object]) -> None:
+    rewrite(bundle, lambda content: content.update({"encoder": encoder}))
+    assert f"{bundle / MANIFEST_FILE} is damaged" in refusal(bundle)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"\xff": 1}'])
 def test_a_manifest_that_is_no_manifest_is_damaged(bundle: Path, content: bytes) -> None:
     (bundle / MANIFEST_FILE).write_bytes(content)

@@ -13,7 +13,7 @@ from engine.encoders.onnxruntime_cuda import encoder
 from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
 from engine.encoders.onnxruntime_cuda.encoder import CudaEncoder
 from engine.encoders.onnxruntime_cuda.session import OPTIONS, PROVIDER, open_session
-from engine.errors import BackendUnavailable, EncodingFailed
+from engine.errors import BackendUnavailable, EncodingFailed, GpuFailed
 from engine.sizes import Size
 from export.build_engine import make_parser
 from export.command import choose_options
@@ -152,6 +152,28 @@ def test_sizes_that_do_not_run_are_refused_when_the_bundle_is_opened(
         BackendUnavailable, match=r"2 prompts .* 9 bytes; the GPU has 100 MB free; stop"
     ):
         opened.warm_up()
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_gpu_that_answers_no_more_has_failed_and_no_micro_batch_alone(
+    opened: CudaEncoder, monkeypatch: pytest.MonkeyPatch, is_lost: bool
+) -> None:
+    class AskedGpu:
+        def synchronize(self) -> None:
+            if is_lost:
+                raise GpuFailed("cudaStreamSynchronize failed with cudaErrorIllegalAddress")
+
+        def close(self) -> None: ...
+
+    def fail(*_: object) -> None:
+        raise EncodingFailed("could not run 2 prompts of 64 tokens")
+
+    monkeypatch.setattr(BoundEncoder, "encode", fail)
+    monkeypatch.setattr(encoder, "Gpu", AskedGpu)
+    expected = GpuFailed if is_lost else EncodingFailed
+    with pytest.raises(expected, match="could not run 2 prompts") as caught:
+        opened.encode([], SIZES[0], "user_vector")
+    assert ("IllegalAddress" in str(caught.value)) == is_lost
 
 
 def test_warm_up_reports_what_memory_it_took(

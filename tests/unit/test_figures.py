@@ -26,6 +26,7 @@ from engine.bundle.manifest import (
 )
 from engine.bundle.opened import Bundle
 from engine.query import Prompt, Ranking
+from engine.sizes import Size
 from export.recipes import RECIPES
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.encoding import History
@@ -190,7 +191,7 @@ PLAN = Plan(
     library="tensorrt",
     library_version="11",
     compute_capabilities=[],
-    sizes=[],
+    sizes=[Size(1, 384)],
 )
 
 
@@ -218,7 +219,7 @@ def test_roof_is_that_of_the_device_and_precision(
         return 100.0
 
     monkeypatch.setattr(encoder, "matrix_peak_gflops", measure)
-    fields: dict[str, object] = {"precision": precision, "sizes": [], "plan": PLAN}
+    fields: dict[str, object] = {"precision": precision, "sizes": PLAN.sizes, "plan": PLAN}
     names = [field.name for field in msgspec.structs.fields(ENCODER_KINDS[backend])]
     given = {"backend": backend} | {name: fields[name] for name in names}
     kind = msgspec.convert(given, ENCODER_KINDS[backend])

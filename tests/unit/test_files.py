@@ -29,6 +29,14 @@ def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("stray", [".file.bak.partial", ".file.99999999999999999999.partial"])
+def test_stray_name_is_left_alone(tmp_path: Path, stray: str) -> None:
+    (tmp_path / stray).write_text("not ours")
+    with written_aside(tmp_path / "file") as aside:
+        aside.write_text("whole")
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted(["file", stray])
+
+
 HALF_WRITER = """
 import pathlib, sys, time
 from llmsrec.files import written_aside

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from engine.config import ItemPrecision
+from engine.errors import ConfigError
 from engine.query import Search
 from engine.ranking.ranker import PackedSearches, pack, pack_into
 from engine.ranking.stored_items import store
@@ -49,6 +50,11 @@ def test_items_are_rounded_as_pytorch_rounds_them(
     assert name == str(dtype).removeprefix("torch.")
     bits = np.ascontiguousarray(stored).view(np.uint16)
     np.testing.assert_array_equal(bits, expected.view(torch.uint16).numpy())
+
+
+def test_value_beyond_the_range_of_fp16_is_refused_with_the_remedy() -> None:
+    with pytest.raises(ConfigError, match=r'beyond fp16.*item_precision to "bf16"'):
+        store(np.full((1, 4), -7e4, np.float32), "fp16")
 
 
 def test_fp32_items_are_kept_as_they_are() -> None:

@@ -287,9 +287,6 @@ class WatchedRanker:
         self.asked.append((len(user_vectors), [search.k for search in searches]))
         return [(np.empty(0, np.int32), np.empty(0, np.float32)) for _ in searches]
 
-    def close(self) -> None:
-        raise AssertionError("it is the resources' to close")
-
 
 def join(encoder: BrokenEncoder, ranker: WatchedRanker) -> SequentialPipeline:
     resources = ExitStack()

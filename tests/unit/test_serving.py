@@ -89,6 +89,12 @@ async def test_every_stage_is_timed_and_the_stages_make_the_total(
     assert late.queue_ms + late.render_ms < late.total_ms
 
 
+async def test_total_counts_from_the_arrival_of_the_message(serving: Serving) -> None:
+    request = RecommendRequest([Interaction("1")])
+    timings = (await serving.recommend(request, time.monotonic() - 1.0)).timings
+    assert timings.total_ms > 1000 > timings.queue_ms + timings.render_ms
+
+
 async def test_expired_request_never_reaches_the_encoder(
     serving: Serving, pipeline: SummingPipeline
 ) -> None:

@@ -60,6 +60,14 @@ def test_gpu_runs_a_micro_batch_as_a_whole(
     assert limits.choose(num_prompts, longest) == size
 
 
+def test_budget_is_of_the_tokens_that_run_padding_included() -> None:
+    ready = [Size(4, 1024), Size(1, 384), Size(1, 1024), Size(4, 384)]
+    limits = choose_limits(BatcherConfig(max_batch_tokens=2048), ready)
+    assert limits.choose(3, 384) == Size(4, 384)
+    assert limits.choose(2, 400) is None
+    assert limits.choose(1, 400) == Size(1, 1024)
+
+
 @pytest.mark.parametrize(
     ("lengths", "expected"),
     [

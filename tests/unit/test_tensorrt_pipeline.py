@@ -25,14 +25,14 @@ from support.fake_tensorrt import FORWARD_MS, VERSION, Context, Runtime, make_mo
 from support.running import encode_all, run_all
 
 from engine import Recommender, RecommendRequest
-from engine.bundle.manifest import GRAPH_FILE, LibraryName, OnnxRuntimeCuda, Plan
+from engine.bundle.manifest import GRAPH_FILE, LibraryName, OnnxRuntimeCuda, Plan, TensorRT
 from engine.bundle.opened import Bundle
 from engine.config import AdmissionConfig, BatcherConfig, Config, RetrievalConfig, ServerConfig
 from engine.encoders.encoder import Tower
 from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
 from engine.errors import BackendUnavailable, EncodingFailed, GpuFailed, PlanError
 from engine.gpu import Gpu
-from engine.live import Generation, Live
+from engine.live import Generation, Live, open_generation
 from engine.pipelines import open as opening
 from engine.pipelines.open import open_pipeline
 from engine.pipelines.pipeline import Pipeline, Ranked
@@ -301,6 +301,44 @@ def test_tensorrt_replays_a_graph_of_each_size(
     assert [context.num_runs for context in contexts_of(cuda)] == runs
 
 
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_warming_up_measures_each_size(open_plan: Open, library: LibraryName) -> None:
+    pipeline = open_plan(library)
+    measured_ms = pipeline.warm_up()
+    assert list(measured_ms) == list(pipeline.sizes)
+    assert all(0 < each < 10_000 for each in measured_ms.values())
+
+
+def test_generation_of_a_plan_takes_its_sizes_and_answers_as_the_cpu_does(
+    cuda: FakeCuda,
+    opened_bundle: Bundle,
+    recommender: Recommender,
+    reference: Reference,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    plan = Plan(
+        graph_sha256="0" * 64,
+        library="tensorrt",
+        library_version=VERSION,
+        compute_capabilities=["9.0"],
+        sizes=PROFILES,
+    )
+    write_plan(tmp_path / plan.file, opened_bundle.path / GRAPH_FILE, PROFILES)
+    kind = TensorRT(precision="fp16", plan=plan)
+    manifest = msgspec.structs.replace(opened_bundle.manifest, encoder=kind)
+    held = replace(opened_bundle, path=tmp_path, manifest=manifest)
+    monkeypatch.setattr("engine.live.open_bundle", lambda _: held)
+    requests = [RecommendRequest(history, k=5) for history in reference.histories]
+    with closing(open_generation(tmp_path, Config())) as on_gpu:
+        assert on_gpu.limits == choose_limits(BatcherConfig(), on_gpu.pipeline.sizes)
+        assert (on_gpu.limits.max_prompts, on_gpu.max_batches_in_flight) == (4, 2)
+        found = Recommender(on_gpu).recommend(requests)
+    for one, other in zip(found, recommender.recommend(requests), strict=True):
+        assert [item.item_id for item in one.items] == [item.item_id for item in other.items]
+    assert cuda.num_live == 0
+
+
 def test_tensorrt_rtx_is_told_to_capture_graphs_by_itself(
     open_plan: Open, cuda: FakeCuda, queries: list[Query]
 ) -> None:
@@ -412,7 +450,7 @@ def test_item_table_that_a_plan_does_not_take_is_refused(
     open_plan: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("support.fake_tensorrt.Engine.max_items", 399)
-    with pytest.raises(BackendUnavailable, match="cannot make 1 prompts of 512 tokens ready"):
+    with pytest.raises(PlanError, match="does not take 1 prompts of 512 tokens over 400 items"):
         open_plan()
 
 
@@ -435,7 +473,7 @@ def test_failure_behind_a_queued_forward_spoils_no_other(
         for _ in range(MAX_IN_FLIGHT):
             with pytest.raises(RuntimeError, match="do not start"):
                 run_all(ranker, queries[:1])
-    # In another size, what lies in the lanes' memory means something else.
+    # In another size, what lies in the host buffers means something else.
     assert_ranked_alike(run_all(ranker, queries[:4]), run_all(reference_pipeline, queries[:4]))
 
 

@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE
+from engine.encoders.encoder import Tower
 from engine.encoders.onnxruntime_cuda.bound import BoundEncoder
 from engine.encoders.onnxruntime_cuda.session import open_session, require_provider
-from engine.errors import BackendUnavailable, EncodingFailed
+from engine.errors import BackendUnavailable, EncodingFailed, GpuFailed
 from engine.gpu import Gpu
+from engine.query import Prompt
 from engine.sizes import Size
 
 REMEDY = "stop what else uses it, or build the bundle with a smaller --size"
@@ -40,6 +42,19 @@ class CudaEncoder(BoundEncoder):
         except Exception as error:
             raise _refusal(error) from error
 
+    def encode(self, prompts: Sequence[Prompt], size: Size, tower: Tower) -> NDArray[np.float32]:
+        """Encode one micro-batch.
+
+        Raises:
+            EncodingFailed: this run failed, and the next may not.
+            GpuFailed: the GPU answers nothing any more.
+        """
+        try:
+            return super().encode(prompts, size, tower)
+        except EncodingFailed as error:
+            require_gpu_answers(error)
+            raise
+
     def warm_up(self) -> Mapping[Size, float]:
         """Capture the CUDA graphs.
 
@@ -58,6 +73,19 @@ class CudaEncoder(BoundEncoder):
 def _refusal(error: Exception) -> BackendUnavailable:
     words = str(error).strip()
     return BackendUnavailable(f"{words}; the GPU has {free_bytes() / 1e6:.0f} MB free; {REMEDY}")
+
+
+def require_gpu_answers(error: Exception) -> None:
+    """Ask the GPU to finish its work: after an error of its own, every call of CUDA fails.
+
+    Raises:
+        GpuFailed: it does not, with the words of `error`.
+    """
+    try:
+        with closing(Gpu()) as gpu:
+            gpu.synchronize()
+    except (BackendUnavailable, GpuFailed) as lost:
+        raise GpuFailed(f"{str(error).strip()}; {lost}") from error
 
 
 def free_bytes() -> int:

@@ -10,7 +10,13 @@ from numpy.typing import NDArray
 from engine.encoders.graph_inputs import GraphInputs
 from engine.encoders.tensorrt.library import Library
 from engine.encoders.timing import milliseconds
-from engine.errors import BackendUnavailable, EncodingFailed, GpuFailed
+from engine.errors import (
+    BackendUnavailable,
+    EncodingFailed,
+    EngineError,
+    GpuFailed,
+    PlanError,
+)
 from engine.gpu import Gpu
 from engine.sizes import Size, sizes_within
 from engine.untyped import Untyped
@@ -55,10 +61,11 @@ class PlanRunner:
             for size in sizes:
                 self._contexts[size] = library.make_context(engine)
                 profile = _find_profile(profiles, size)
-                if not self._bind(self._contexts[size], profile, size, item_table.shape):
+                problem = self._bind(self._contexts[size], profile, size, item_table.shape)
+                if problem is not None:
                     # None outlives the memory that it was given.
                     self._contexts.clear()
-                    raise self._refusal(size)
+                    raise problem
 
     def upload(self, inputs: GraphInputs) -> None:
         """Queue the copies of a size's inputs from pinned memory."""
@@ -97,10 +104,10 @@ class PlanRunner:
 
     def _bind(
         self, context: Untyped, profile: int, size: Size, table_shape: tuple[int, ...]
-    ) -> bool:
-        """Fix profile, memory, shapes and addresses; tell whether there is one that takes them."""
+    ) -> EngineError | None:
+        """Fix profile, memory, shapes and addresses; give what is in the way."""
         if context is None or not context.set_optimization_profile_async(profile, self._gpu.stream):
-            return False
+            return self._refusal(size)
         context.set_device_memory(*self._scratch)
         shapes = {
             "input_ids": (size.num_prompts, size.num_tokens),
@@ -108,9 +115,13 @@ class PlanRunner:
             "readout_position": (size.num_prompts,),
             "item_table": table_shape,
         }
-        takes_shapes = [context.set_input_shape(name, shape) for name, shape in shapes.items()]
+        if not all(context.set_input_shape(name, shape) for name, shape in shapes.items()):
+            return PlanError(
+                f"the plan does not take {size} over {table_shape[0]} items; compile it again:"
+                " python -m engine rebuild"
+            )
         bound = [context.set_tensor_address(name, at) for name, at in self.addresses.items()]
-        return all([*takes_shapes, *bound])
+        return None if all(bound) else self._refusal(size)
 
     def _refusal(self, size: Size) -> BackendUnavailable:
         return BackendUnavailable(
