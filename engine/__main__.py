@@ -148,8 +148,8 @@ def run_serve(options: argparse.Namespace) -> None:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     config = make_config(options.config, options.listen)
-    with contextlib.closing(open_generation(options.bundle, config)) as generation:
-        asyncio.run(serve(Live(generation), config))
+    with contextlib.closing(Live(open_generation(options.bundle, config))) as live:
+        asyncio.run(serve(live, config))
 
 
 def make_config(path: Path | None, listen: str | None) -> Config:

@@ -1,6 +1,5 @@
 """The generation that answers new requests: bundle, catalogue and pipeline under one number."""
 
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -20,8 +19,6 @@ from engine.prompts.render import Rendering, render
 from engine.query import Query
 from engine.request import RecommendRequest
 from engine.sizes import Size, SizeLimits, choose_limits
-
-_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,8 +91,7 @@ def open_generation(path: Path, config: Config, number: int = 1) -> Generation:
     with ExitStack() as opening:
         pipeline = open_pipeline(bundle, config)
         opening.callback(pipeline.close)
-        for size, measured_ms in pipeline.warm_up().items():
-            _LOG.info("ready for %s, measured %.1f ms", size, measured_ms)
+        pipeline.warm_up()
         opening.pop_all()
     return Generation(
         number=number,
@@ -120,3 +116,6 @@ class Live:
         """
         old, self.current = self.current, generation
         return old
+
+    def close(self) -> None:
+        self.current.close()

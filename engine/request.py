@@ -56,7 +56,7 @@ class RankedItem:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """The prompts that were encoded together; the shorter ones are padded to the longest."""
+    """The prompts that were encoded together; on a GPU their size may be larger than they are."""
 
     num_prompts: int
     longest_prompt_tokens: int

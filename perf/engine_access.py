@@ -18,6 +18,8 @@ from llmsrec.encoding import History
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.answers import Ranked, Vectors
 
+NUM_TEXTS = 64
+"""Token ids that every vocabulary has."""
 Encode = Callable[[Sequence[Prompt]], Vectors]
 """Gives the user vectors `[B, D]` of one micro-batch."""
 
@@ -58,8 +60,10 @@ class Engine:
 
 
 def make_prompts(num_users: int, num_tokens: int) -> list[Prompt]:
-    """Give equal prompts of one length."""
-    return fill(Size(num_users, num_tokens))
+    """Give prompts of one length, each with a text of its own."""
+    slot_ids = fill(Size(1, num_tokens))[0].slot_ids
+    texts = [np.full(num_tokens, user % NUM_TEXTS, np.int32) for user in range(num_users)]
+    return [Prompt(token_ids, slot_ids) for token_ids in texts]
 
 
 def render_history(bundle: Bundle, history: History) -> Prompt:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 PAUSE_S = 0.2
 """Before each turn, so that none pays for threads that another left spinning."""
 NUM_TRIES = 7
-"""Of which the shortest counts, where a machine's best is asked for."""
+"""Calls of which the shortest counts, where a machine's best is asked for."""
 
 
 class Timed(NamedTuple, Generic[T]):

@@ -29,7 +29,7 @@ from perf.timing import Timed, best_ms
 
 DIM = 128
 TOLERANCE = 1e-4
-"""Of scores, as a share of the best one: NumPy sums in another order."""
+"""Allowed distance of scores, as a share of the best one: NumPy sums in another order."""
 
 
 class TopKTime(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from engine.bundle.manifest import GRAPH_FILE
 from engine.config import EncoderConfig
 from engine.encoders.encoder import Tower
 from engine.encoders.graph_inputs import pack
-from engine.encoders.timing import milliseconds
+from engine.encoders.timing import measure_ready
 from engine.errors import BackendUnavailable, BundleError
 from engine.query import Prompt, fill
 from engine.sizes import Size
@@ -50,7 +50,7 @@ class CpuEncoder:
     def warm_up(self) -> Mapping[Size, float]:
         run = partial(self.encode, fill(_WARM_UP), _WARM_UP, "user_vector")
         run()
-        return {_WARM_UP: milliseconds(run)}
+        return {_WARM_UP: measure_ready(_WARM_UP, run)}
 
     def close(self) -> None:
         del self._session

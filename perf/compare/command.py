@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress
 
 from engine.bundle.opened import open_bundle
 from llmsrec import checkpoint
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.encoding import History
+from llmsrec.progress import progress_bars
 from perf.command_line import count
 from perf.compare import end_to_end, forwards
 from perf.compare.contenders import LIBRARIES, PLAIN_SERVICE, choose_contenders, is_wanted
@@ -100,7 +100,7 @@ def compare(arguments: argparse.Namespace) -> Comparison:
     contenders = choose_contenders(arguments, precisions)
     with (
         TemporaryDirectory(prefix="llmsrec-compare-") as folder,
-        Progress(console=Console(stderr=True)) as bars,
+        progress_bars() as bars,
     ):
         conditions = Conditions(
             inputs=write_inputs(Path(folder), loaded, prompts),

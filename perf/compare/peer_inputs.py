@@ -23,7 +23,7 @@ PROMPTS_FILE = "prompts.json"
 PARTS_FILE = "parts.safetensors"
 LLM_FOLDER = "llm"
 HEAD_LAYERS = ("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")
-"""Of the user head: Linear, LayerNorm, LeakyReLU, Linear."""
+"""Layers of the user head: Linear, LayerNorm, LeakyReLU, Linear."""
 
 _NORM_EPSILON = 1e-5
 _LEAK = 0.01

@@ -16,7 +16,7 @@ from llmsrec import checkpoint
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 KEEP_ALIVE_SECONDS = 600
-"""Of a connection, for a client that waits while another service has its turn."""
+"""How long an idle connection lives, for a client that waits while another service has its turn."""
 
 
 @dataclass

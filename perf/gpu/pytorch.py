@@ -21,7 +21,7 @@ from engine.query import Prompt
 from llmsrec import checkpoint
 from llmsrec.model import LLMSRec
 from perf.answers import Vectors, tolerance_of
-from perf.encoder import Forwards, add_size_arguments, describe, time_sizes
+from perf.encoder import Forwards, add_size_arguments, describe, encode_alone, time_sizes
 from perf.errors import MeasureError
 from perf.flops import count_model_flop
 from perf.gpu.topk import DTYPES
@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> Forwards:
     if arguments.compile:
         model.llm.compile(dynamic=True)
     forward = partial(encode, model)
-    times_ms = time_sizes(forward, forward, tolerance_of(arguments.precision), arguments)
+    alone = partial(encode_alone, forward)
+    times_ms = time_sizes(forward, alone, tolerance_of(arguments.precision), arguments)
     runs_on = {
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "attention": arguments.attention,

@@ -20,7 +20,7 @@ from perf.timing import Timed, best_ms
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-"""Of PyTorch's scores, as a share of the best one."""
+"""Allowed distance of PyTorch's scores, as a share of the best one."""
 
 Arrays = tuple[NDArray[np.int32], NDArray[np.float32]]
 """Rows and scores `[B, k]`."""

@@ -9,7 +9,7 @@ from perf.errors import MeasureError
 from perf.load.options import LoadOptions
 
 NUM_DECIMALS = 9
-"""Of a send time in seconds, so that one at the end of the warm-up is not a bit before it."""
+"""Decimals of a send time in seconds: one at the end of the warm-up is not a bit before it."""
 
 
 def make_send_times(options: LoadOptions, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,6 +30,12 @@ import sys
 import export.build
 from export.build_engine import main
 sys.exit(main())
+"""
+PERF = f"""
+import sys, time
+started = time.monotonic()
+import perf.peaks, onnxruntime
+time.sleep(started + {UPLOAD_SECONDS + 1} - time.monotonic())
 """
 REACH_OUT = """
 import contextlib, socket
@@ -93,9 +100,13 @@ def test_nothing_leaves_the_machine_and_nothing_stays_in_the_home(
     reference_bundle: Path, reference_checkpoint_dir: Path, spied: Spied, tmp_path: Path
 ) -> None:
     checkpoint = str(reference_checkpoint_dir)
+    server = spied.start("-m", "engine", "serve", reference_bundle, "--listen", "127.0.0.1:0")
+    threading.Timer(UPLOAD_SECONDS + 3, server.terminate).start()
     finish(
         spied.start("-c", RECOMMEND, reference_bundle),
         spied.start("-c", BUILD, "--checkpoint", checkpoint, "--output", tmp_path / "bundle"),
+        spied.start("-c", PERF),
+        server,
     )
     assert [path for path in spied.home.rglob("*") if path.is_file()] == []
     assert spied.calls() == []

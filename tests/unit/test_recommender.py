@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from engine import Interaction, Recommender, RecommendRequest
 from engine.bundle.opened import Bundle
-from engine.config import BatcherConfig, Config
+from engine.config import BatcherConfig, Config, RetrievalConfig
 from engine.encoders.encoder import Tower
-from engine.errors import EncodingFailed, InvalidRequest
+from engine.errors import ConfigError, EncodingFailed, InvalidRequest
 from engine.live import Generation
 from engine.pipelines.sequential import SequentialPipeline
 from engine.query import Prompt, Ranking, Search, fill
@@ -316,6 +316,12 @@ def test_pipeline_that_does_not_warm_up_is_closed(
     with pytest.raises(EncodingFailed, match="too large"):
         Recommender.open(reference_bundle)
     assert encoder.num_closed == 1
+
+
+def test_precision_of_a_gpus_items_is_refused_where_the_cpu_ranks(reference_bundle: Path) -> None:
+    config = Config(retrieval=RetrievalConfig(item_precision="fp16"))
+    with pytest.raises(ConfigError, match=r"retrieval\.item_precision .* the CPU ranks .*leave it"):
+        Recommender.open(reference_bundle, config)
 
 
 def test_warm_up_also_ranks_and_gives_what_was_measured() -> None:

@@ -192,6 +192,8 @@ async def test_query_rendered_on_one_generation_never_runs_on_another(
     assert versions == [("model-1", "catalogue-1")] * 3 + [("model-2", "catalogue-2")]
     assert (old.number, serving.live.current.number) == (1, 2)
     assert (pipeline.num_closed, other.num_closed) == (0, 0)
+    serving.live.close()
+    assert (pipeline.num_closed, other.num_closed) == (0, 1)
 
 
 @settings(deadline=None, max_examples=25)

@@ -11,7 +11,7 @@ from onnxruntime import OrtValue, RunOptions
 
 from engine.encoders.encoder import Tower
 from engine.encoders.graph_inputs import GraphInputs, pack_into
-from engine.encoders.timing import milliseconds
+from engine.encoders.timing import measure_ready
 from engine.errors import EncodingFailed
 from engine.query import Prompt, fill
 from engine.sizes import Size
@@ -52,7 +52,7 @@ class BoundEncoder:
         for size in self.sizes:
             run = partial(self.encode, fill(size), size, "user_vector")
             run()
-            measured_ms[size] = milliseconds(run)
+            measured_ms[size] = measure_ready(size, run)
         return measured_ms
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from engine.encoders.graph_inputs import GraphInputs
 from engine.encoders.tensorrt.library import Library
-from engine.encoders.timing import milliseconds
+from engine.encoders.timing import measure_ready
 from engine.errors import (
     BackendUnavailable,
     EncodingFailed,
@@ -79,7 +79,7 @@ class PlanRunner:
         if not self._captures_itself:
             self._graphs[size] = self._gpu.capture(partial(self._run, size))
         self._run_to_end(size)
-        return milliseconds(partial(self._run_to_end, size))
+        return measure_ready(size, partial(self._run_to_end, size))
 
     def queue(self, size: Size) -> None:
         """Queue the forward of a size on the stream."""
