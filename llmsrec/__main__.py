@@ -3,34 +3,48 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
 from importlib.metadata import version
 
+from llmsrec import arguments
 from llmsrec.errors import LLMSRecError
 
 COMMANDS = {
-    "prepare": ("turn MovieLens or Amazon Reviews files into a dataset", "llmsrec.prepare"),
-    "train-sasrec": ("train the collaborative teacher", "llmsrec.train_sasrec"),
-    "train": ("train LLM-SRec around a frozen LLM", "llmsrec.train"),
+    "prepare": (
+        "turn MovieLens or Amazon Reviews files into a dataset",
+        arguments.add_prepare,
+        "llmsrec.prepare",
+    ),
+    "train-sasrec": (
+        "train the collaborative teacher",
+        arguments.add_train_sasrec,
+        "llmsrec.train_sasrec",
+    ),
+    "train": ("train LLM-SRec around a frozen LLM", arguments.add_train, "llmsrec.train"),
     "refine": (
         "train a checkpoint's output heads further, on readouts computed once",
+        arguments.add_refine,
         "llmsrec.refine",
     ),
-    "evaluate": ("measure a checkpoint beside its baselines", "llmsrec.evaluate"),
+    "evaluate": (
+        "measure a checkpoint beside its baselines",
+        arguments.add_evaluate,
+        "llmsrec.evaluate",
+    ),
     "import-reference": (
         "turn the published code's files into a checkpoint",
+        arguments.add_import_reference,
         "llmsrec.import_reference",
     ),
 }
-"""What each does, and its module, which is imported only to run it: most import PyTorch."""
+"""What each does, what it takes, and its module, imported only to run it: most need PyTorch."""
 
 _REMEDY = "install what training needs with pip install 'llmsrec-engine[train]'"
 
 
 def main() -> int:
+    options = make_parser().parse_args()
     try:
-        arguments = _parse(sys.argv[1:])
-        arguments.run(arguments)
+        importlib.import_module(options.module).run(options)
     except ModuleNotFoundError as error:
         sys.stderr.write(f"error: {error}; {_REMEDY}\n")
         return 1
@@ -43,19 +57,17 @@ def main() -> int:
     return 0
 
 
-def _parse(texts: Sequence[str]) -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m llmsrec", description=__doc__)
     parser.add_argument(
         "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
     )
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, (summary, module_name) in COMMANDS.items():
+    for name, (summary, add_arguments, module) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
-        if name in texts[:1]:
-            module = importlib.import_module(module_name)
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
-    return parser.parse_args(texts)
+        add_arguments(subparser)
+        subparser.set_defaults(module=module)
+    return parser
 
 
 if __name__ == "__main__":

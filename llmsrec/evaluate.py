@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -78,16 +77,6 @@ def evaluate(
         "popularity": rank_all(dataset, baselines.popularity(dataset)),
         "co-occurrence": rank_all(dataset, baselines.co_occurrence(dataset)),
     }
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("checkpoint", type=Path, help="a directory that `train` wrote")
-    parser.add_argument("--dataset", type=Path, required=True, help="what `prepare` wrote")
-    parser.add_argument("--precision", choices=DTYPES, default="fp32", help="of the LLM")
-    parser.add_argument(
-        "--write", action="store_true", help="add the test metrics to the checkpoint's config.json"
-    )
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -2,25 +2,11 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from llmsrec import checkpoint, llm
 from llmsrec.catalogue import CatalogueItem
 from llmsrec.model import Heads
 from llmsrec.reference_files import ReferenceFiles, read_reference
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        required=True,
-        help="folder with the five .pt files, SASRec_saving.*.pth and text_name_dict.json.gz",
-    )
-    parser.add_argument(
-        "--llm", required=True, help="the LLM of the training: a folder as transformers saves it"
-    )
-    parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
 
 
 def run(arguments: argparse.Namespace) -> None:

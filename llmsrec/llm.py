@@ -21,8 +21,8 @@ from transformers.utils import logging as transformers_logging
 
 from llmsrec import packages
 from llmsrec.errors import CheckpointError
+from llmsrec.settings import SMOLLM2
 
-SMOLLM2 = "smollm2-135m"
 DECODER_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 

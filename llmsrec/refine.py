@@ -28,25 +28,11 @@ from llmsrec.progress import progress_bars
 from llmsrec.readouts import Readouts, collect, newest_windows
 from llmsrec.sasrec import SASRec, pad_sequences
 from llmsrec.sasrec_files import load_sasrec
+from llmsrec.settings import RefineSettings
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 from llmsrec.train import DTYPES
 
 _TEACHERS_AT_ONCE = 512
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    windows: int = 3
-    """Windows read out of each user's training part, the newest first."""
-    precision: str = "bf16"
-    """The frozen LLM's number format, bf16 or fp32; the heads train in fp32."""
-    learning_rate: float = 1e-3
-    batch_size: int = 256
-    candidates: int = 4096
-    """Items that a step ranks, its targets apart; a smaller catalogue is ranked whole."""
-    epochs: int = 60
-    patience: int = 8
-    """Epochs without a gain in validation HR@10 before the training stops."""
-    seed: int = 0
 
 
 class Refiner:
@@ -58,7 +44,7 @@ class Refiner:
         heads: Heads,
         readouts: Readouts,
         teacher: SASRec,
-        settings: Settings,
+        settings: RefineSettings,
     ) -> None:
         self.dataset, self.heads, self.readouts = dataset, heads, readouts
         self.settings = settings
@@ -172,41 +158,10 @@ def _copy(heads: Heads) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in heads.state_dict().items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    settings = Settings()
-    add = parser.add_argument
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add("checkpoint", type=Path, help="a directory that `train` wrote; it is left as it is")
-    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
-    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="checkpoint to write; readouts are kept beside it and computed once",
-    )
-    add("--windows", type=int, default=settings.windows, help="of each user's newest interactions")
-    add("--precision", choices=DTYPES, default=settings.precision, help="of the frozen LLM")
-    add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
-    add("--batch-size", type=int, default=settings.batch_size, help="positions of one step")
-    add(
-        "--candidates",
-        type=int,
-        default=settings.candidates,
-        help="items that each step ranks; a smaller catalogue is ranked whole",
-    )
-    add("--epochs", type=int, default=settings.epochs, help="passes over the readouts at most")
-    add(
-        "--patience",
-        type=int,
-        default=settings.patience,
-        help="stop after so many epochs without a gain in validation HR@10",
-    )
-    add("--seed", type=int, default=settings.seed, help="of batches and candidates")
-
-
 def run(arguments: argparse.Namespace) -> None:
-    settings = Settings(**{name: getattr(arguments, name) for name in Settings.__struct_fields__})
+    settings = RefineSettings(
+        **{name: getattr(arguments, name) for name in RefineSettings.__struct_fields__}
+    )
     output: Path = arguments.output
     checkpoint.require_replaceable(output)
     dataset, trained = Dataset.load(arguments.dataset), checkpoint.load(arguments.checkpoint)

@@ -22,6 +22,7 @@ from llmsrec.negatives import draw_absent_rows
 from llmsrec.progress import progress_bars
 from llmsrec.sasrec import SASRec, pad_sequences
 from llmsrec.sasrec_files import Description, load_sasrec
+from llmsrec.settings import TrainLimits, TrainSettings
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 from llmsrec.training_state import load_state, save_state
 
@@ -30,24 +31,6 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 _STATE = "training.state"
 _SAVE_EVERY_STEPS = 20
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    learning_rate: float = 1e-4
-    batch_size: int = 20
-    precision: str = "bf16"
-    """The frozen LLM's number format, bf16 or fp32; the heads train in fp32."""
-    num_validation_users: int = 0
-    """The first so many users choose the best epoch; 0 takes all."""
-    seed: int = 0
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """When to stop; unlike the settings they may change when a training is resumed."""
-
-    epochs: int = 10
-    patience: int = 3
-    """Validations without a gain in HR@10 before the training stops."""
 
 
 class Sample(NamedTuple):
@@ -65,7 +48,7 @@ class Trainer:
         dataset: Dataset,
         sasrec: tuple[SASRec, Description],
         llm_name: str,
-        settings: Settings,
+        settings: TrainSettings,
     ) -> None:
         teacher, teacher_description = sasrec
         if teacher_description.dataset_sha256 != dataset.digest():
@@ -98,7 +81,7 @@ class Trainer:
         self.best_epoch = 0
         self.best = {"hr@10": -1.0, "ndcg@10": -1.0}
 
-    def run(self, output: Path, limits: Limits, bars: Progress) -> None:
+    def run(self, output: Path, limits: TrainLimits, bars: Progress) -> None:
         """Train, or go on training, until a limit is reached; `output` holds the best so far."""
         state = output.with_name(f"{output.name}.{_STATE}")
         self._resume(state)
@@ -226,56 +209,19 @@ class Trainer:
             self.best_epoch, self.best = state["best_epoch"], state["best"]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    settings, limits = Settings(), Limits()
-    add = parser.add_argument
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
-    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
-    add(
-        "--llm",
-        default=llm.SMOLLM2,
-        help="a folder as transformers saves it, or smollm2-135m out of its package",
-    )
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="checkpoint to write; an unfinished training beside it goes on",
-    )
-    add("--epochs", type=int, default=limits.epochs, help="passes over the users at most")
-    add(
-        "--patience",
-        type=int,
-        default=limits.patience,
-        help="stop after so many epochs without a gain in validation HR@10",
-    )
-    add("--batch-size", type=int, default=settings.batch_size, help="users of one step")
-    add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
-    add("--precision", choices=DTYPES, default=settings.precision, help="of the frozen LLM")
-    add(
-        "--validation-users",
-        type=int,
-        default=settings.num_validation_users,
-        help="choose the best epoch on the first so many users; 0 takes all",
-    )
-    add("--seed", type=int, default=settings.seed, help="of weights, samples and negatives")
-    add("--restart", action="store_true", help="drop an unfinished training and begin anew")
-
-
 def run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     checkpoint.require_replaceable(output)
     if arguments.restart:
         output.with_name(f"{output.name}.{_STATE}").unlink(missing_ok=True)
-    settings = Settings(
+    settings = TrainSettings(
         learning_rate=arguments.learning_rate,
         batch_size=arguments.batch_size,
         precision=arguments.precision,
         num_validation_users=arguments.validation_users,
         seed=arguments.seed,
     )
-    limits = Limits(epochs=arguments.epochs, patience=arguments.patience)
+    limits = TrainLimits(epochs=arguments.epochs, patience=arguments.patience)
     dataset, sasrec = Dataset.load(arguments.dataset), load_sasrec(arguments.sasrec)
     trainer = Trainer(dataset, sasrec, arguments.llm, settings)
     with progress_bars() as bars:

@@ -21,6 +21,7 @@ from llmsrec.negatives import draw_absent_rows
 from llmsrec.progress import progress_bars
 from llmsrec.sasrec import DEFAULT_SHAPE, MAX_LENGTH, SASRec, pad_sequences
 from llmsrec.sasrec_files import Description, save_sasrec
+from llmsrec.settings import SasrecLimits, SasrecSettings
 from llmsrec.training_state import load_state, save_state
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -29,27 +30,10 @@ _STATE = "training.state"
 _EVALUATION_BATCH_SIZE = 256
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
-    batch_size: Positive = 128
-    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.2
-    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
-    validate_every: Positive = 5
-    """Epochs between two validations."""
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """When to stop; unlike the settings they may change when a training is resumed."""
-
-    epochs: Positive = 400
-    patience: Positive = 10
-    """Validations without a gain in NDCG@10 before the training stops."""
-
-
 class Trainer:
     """Holds what one training needs: data, model, optimiser, the best weights so far."""
 
-    def __init__(self, dataset: Dataset, settings: Settings) -> None:
+    def __init__(self, dataset: Dataset, settings: SasrecSettings) -> None:
         self.dataset = dataset
         self.settings = settings
         self.origin = {"dataset_sha256": dataset.digest(), **msgspec.structs.asdict(settings)}
@@ -69,7 +53,7 @@ class Trainer:
         self.best_epoch = 0
         self.best_weights = self.model.state_dict()
 
-    def run(self, output: Path, limits: Limits, bars: Progress) -> Description:
+    def run(self, output: Path, limits: SasrecLimits, bars: Progress) -> Description:
         """Train, or go on training, until a limit is reached; then write the best model."""
         self._resume(output / _STATE)
         task = bars.add_task("SASRec", total=limits.epochs, completed=self.epoch)
@@ -199,44 +183,12 @@ def evaluate(
     return {"ndcg@10": metrics.ndcg(ranks, 10), "hr@10": metrics.hit_rate(ranks, 10)}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    settings, limits = Settings(), Limits()
-    add = parser.add_argument
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="directory for sasrec.safetensors and sasrec.json; an unfinished training found"
-        " there goes on",
-    )
-    add("--epochs", type=int, default=limits.epochs, help="passes over the users at most")
-    add(
-        "--patience",
-        type=int,
-        default=limits.patience,
-        help="stop after so many validations without a gain in NDCG@10",
-    )
-    add(
-        "--validate-every",
-        type=int,
-        default=settings.validate_every,
-        help="epochs from one to the next",
-    )
-    add("--batch-size", type=int, default=settings.batch_size, help="users of one step")
-    add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
-    add("--dropout", type=float, default=settings.dropout, help="0.2 to 0.5 suits small data")
-    add("--seed", type=int, default=settings.seed, help="of weights, order and negatives")
-    add("--restart", action="store_true", help="drop an unfinished training and begin anew")
-
-
 def run(arguments: argparse.Namespace) -> None:
     if arguments.restart:
         (arguments.output / _STATE).unlink(missing_ok=True)
     try:
-        settings = msgspec.convert(vars(arguments), Settings)
-        limits = msgspec.convert(vars(arguments), Limits)
+        settings = msgspec.convert(vars(arguments), SasrecSettings)
+        limits = msgspec.convert(vars(arguments), SasrecLimits)
     except msgspec.ValidationError as error:
         raise TrainingError(f"an option does not fit: {error}") from error
     trainer = Trainer(Dataset.load(arguments.dataset), settings)

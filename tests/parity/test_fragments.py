@@ -27,6 +27,7 @@ from export.fragments import build_fragments
 from llmsrec import llm, packages, prompt
 from llmsrec.encoding import History
 from llmsrec.movielens import _read_items
+from llmsrec.settings import SMOLLM2
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 SLOT_TOKENS = ("[HistoryEmb]", "[UserOut]", "[ItemOut]")
@@ -96,7 +97,7 @@ def drawn_titles(count: int) -> Iterator[str]:
 @pytest.fixture(scope="module", params=["smollm2", "reference"])
 def case(request: pytest.FixtureRequest, reference_dir: Path) -> Case:
     folder = str(reference_dir / "llm")
-    source = llm.locate(llm.SMOLLM2 if request.param == "smollm2" else folder)
+    source = llm.locate(SMOLLM2 if request.param == "smollm2" else folder)
     titles = [*AWKWARD_TITLES, *DIGITS, *drawn_titles(300), *movielens_titles()]
     return make_case(llm.load_tokenizer(source), titles)
 

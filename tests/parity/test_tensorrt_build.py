@@ -33,6 +33,7 @@ from export.recipes import RECIPES
 from llmsrec import llm
 from llmsrec.checkpoint import Checkpoint
 from llmsrec.model import Heads, LLMSRec
+from llmsrec.settings import SMOLLM2
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", exc_type=ImportError)
 pytestmark = pytest.mark.tensorrt
@@ -298,7 +299,7 @@ def test_gpu_gives_the_answers_of_the_cpu(
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_smollm2_compiles_for_three_sizes(precision: Precision, tmp_path: Path) -> None:
-    decoder, _ = llm.load(llm.locate(llm.SMOLLM2), torch.float32)
+    decoder, _ = llm.load(llm.locate(SMOLLM2), torch.float32)
     model = LLMSRec(decoder, Heads(decoder.config.hidden_size), torch.zeros(3, 64)).eval()
     export_onnx(EncoderGraph(model, RECIPES[precision].dtype), tmp_path)
     del decoder, model

@@ -7,6 +7,14 @@ from pathlib import Path
 
 import pytest
 
+LLMSREC_COMMANDS = (
+    "prepare",
+    "train-sasrec",
+    "train",
+    "refine",
+    "evaluate",
+    "import-reference",
+)
 ROOT = Path(__file__).parents[2]
 SLOW_TO_IMPORT = {"torch", "transformers", "optimum", "onnx", "matplotlib"}
 COMMANDS = {
@@ -28,6 +36,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
+
+
+@pytest.mark.parametrize("name", LLMSREC_COMMANDS)
+def test_help_of_a_training_waits_for_no_framework(name: str) -> None:
+    done = run("-c", WITHOUT_TORCH, "llmsrec", name, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: python -m llmsrec {name} ")
 
 
 @every_command

@@ -10,6 +10,7 @@ import pytest
 
 from llmsrec import checkpoint, llm
 from llmsrec import evaluate as evaluation
+from llmsrec.arguments import add_evaluate
 from llmsrec.catalogue import CatalogueItem
 from llmsrec.checkpoint import Checkpoint, CheckpointConfig
 from llmsrec.dataset import Dataset, build_dataset
@@ -154,7 +155,7 @@ def evaluate(reference_dir: Path, tmp_path: Path) -> Evaluate:
     def run(dataset: Dataset) -> Path:
         dataset.save(tmp_path / "tiny")
         parser = argparse.ArgumentParser()
-        evaluation.add_arguments(parser)
+        add_evaluate(parser)
         options = [str(tmp_path / "checkpoint"), "--dataset", str(tmp_path / "tiny"), "--write"]
         evaluation.run(parser.parse_args(options))
         return tmp_path / "checkpoint"

@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from llmsrec import prepare
+from llmsrec.arguments import add_prepare
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError
 
 
 def parse(*arguments: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    prepare.add_arguments(parser)
+    add_prepare(parser)
     return parser.parse_args(arguments)
 
 

@@ -14,14 +14,16 @@ from rich.progress import Progress
 from support.ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import checkpoint, llm, prompt, readouts, refine, train_sasrec
+from llmsrec.arguments import add_refine
 from llmsrec.checkpoint import Checkpoint, CheckpointConfig
 from llmsrec.dataset import Dataset
 from llmsrec.errors import CheckpointError, DataError
 from llmsrec.losses import representation_loss
 from llmsrec.model import Heads, LLMSRec
 from llmsrec.readouts import Readouts, collect, newest_windows, readouts_after_each
-from llmsrec.refine import Refiner, Settings
+from llmsrec.refine import Refiner
 from llmsrec.sasrec_files import load_sasrec
+from llmsrec.settings import RefineSettings, SasrecLimits, SasrecSettings
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 
 NUM_USERS = 16
@@ -37,6 +39,7 @@ import signal
 import sys
 import torch
 from llmsrec import readouts, refine
+from llmsrec.arguments import add_refine
 
 def die_at_the_seventh(model, window):
     global num_read
@@ -49,7 +52,7 @@ num_read, read = 0, readouts.readouts_after_each
 readouts.readouts_after_each = die_at_the_seventh
 torch.set_num_threads(1)
 parser = argparse.ArgumentParser()
-refine.add_arguments(parser)
+add_refine(parser)
 refine.run(parser.parse_args(sys.argv[1:]))
 """
 
@@ -65,7 +68,7 @@ class Inputs(NamedTuple):
 
     def run(self, output: Path, *options: str) -> None:
         parser = argparse.ArgumentParser()
-        refine.add_arguments(parser)
+        add_refine(parser)
         refine.run(parser.parse_args(self.command(output, *options)))
 
     def trained(self) -> Checkpoint:
@@ -75,7 +78,7 @@ class Inputs(NamedTuple):
         model, tokenizer = self.trained().load_model()
         return model, PromptWriter(PromptTokenizer(tokenizer), self.dataset.titles)
 
-    def refiner(self, read: Readouts, settings: Settings) -> Refiner:
+    def refiner(self, read: Readouts, settings: RefineSettings) -> Refiner:
         teacher, _ = load_sasrec(self.folder / "sasrec")
         return Refiner(self.dataset, self.trained().heads, read, teacher, settings)
 
@@ -84,8 +87,8 @@ class Inputs(NamedTuple):
 def inputs(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder, dataset = tmp_path_factory.mktemp("inputs"), ring_dataset(NUM_USERS, MAX_LENGTH)
     dataset.save(folder / "dataset")
-    teacher = train_sasrec.Trainer(dataset, train_sasrec.Settings(learning_rate=0.01))
-    teacher.run(folder / "sasrec", train_sasrec.Limits(epochs=10), Progress(disable=True))
+    teacher = train_sasrec.Trainer(dataset, SasrecSettings(learning_rate=0.01))
+    teacher.run(folder / "sasrec", SasrecLimits(epochs=10), Progress(disable=True))
     source = llm.locate(str(reference_dir / "llm"))
     decoder, _ = llm.load(source, torch.float32)
     torch.manual_seed(0)
@@ -156,7 +159,7 @@ def test_each_sample_is_read_from_the_window_before_its_target(
 
 
 def test_samples_train_on_the_training_part_alone(inputs: Inputs, read: Readouts) -> None:
-    refiner = inputs.refiner(read, Settings())
+    refiner = inputs.refiner(read, RefineSettings())
     dataset = inputs.dataset
     for sample in refiner.training:
         rows, _ = dataset.training_part(read.users[sample])
@@ -168,7 +171,7 @@ def test_samples_train_on_the_training_part_alone(inputs: Inputs, read: Readouts
 def test_loss_ranks_the_target_among_items_the_user_never_had(
     inputs: Inputs, read: Readouts
 ) -> None:
-    refiner = inputs.refiner(read, Settings())
+    refiner = inputs.refiner(read, RefineSettings())
     batch = refiner.training[:5]
     rng = np.random.default_rng(0)
     with torch.inference_mode():
@@ -187,7 +190,7 @@ def test_loss_ranks_the_target_among_items_the_user_never_had(
 
 
 def test_large_catalogue_is_sampled_and_keeps_the_targets(inputs: Inputs, read: Readouts) -> None:
-    refiner = inputs.refiner(read, Settings(candidates=7))
+    refiner = inputs.refiner(read, RefineSettings(candidates=7))
     targets = refiner.targets[refiner.training[:4]]
     rng = np.random.default_rng(0)
     drawn = [refiner.draw_candidates(targets, rng) for _ in range(200)]
@@ -199,7 +202,7 @@ def test_large_catalogue_is_sampled_and_keeps_the_targets(inputs: Inputs, read: 
 
 
 def test_refining_learns_the_next_item(inputs: Inputs, read: Readouts) -> None:
-    refiner = inputs.refiner(read, Settings(epochs=12, patience=12, batch_size=16))
+    refiner = inputs.refiner(read, RefineSettings(epochs=12, patience=12, batch_size=16))
     before = refiner.best
     refiner.run(Progress(disable=True))
     assert refiner.best["hr@10"] > before["hr@10"] + 0.2
@@ -207,7 +210,7 @@ def test_refining_learns_the_next_item(inputs: Inputs, read: Readouts) -> None:
 
 
 def test_refining_changes_the_two_heads_and_nothing_else(inputs: Inputs, read: Readouts) -> None:
-    refiner = inputs.refiner(read, Settings(epochs=1))
+    refiner = inputs.refiner(read, RefineSettings(epochs=1))
     refiner.best["hr@10"] = -1.0
     refiner.run(Progress(disable=True))
     before = inputs.trained().heads.state_dict()
@@ -218,7 +221,7 @@ def test_refining_changes_the_two_heads_and_nothing_else(inputs: Inputs, read: R
 def test_refining_without_a_gain_keeps_the_heads_it_was_given(
     inputs: Inputs, read: Readouts
 ) -> None:
-    refiner = inputs.refiner(read, Settings(epochs=2))
+    refiner = inputs.refiner(read, RefineSettings(epochs=2))
     refiner.best["hr@10"] = 2.0
     refiner.run(Progress(disable=True))
     assert refiner.best_epoch == 0

@@ -14,12 +14,14 @@ from rich.progress import Progress
 from support.ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import checkpoint, train, train_sasrec
+from llmsrec.arguments import add_train
 from llmsrec.dataset import Dataset
 from llmsrec.errors import CheckpointError, DataError
 from llmsrec.losses import training_loss
 from llmsrec.sasrec import pad_sequences
 from llmsrec.sasrec_files import load_sasrec
-from llmsrec.train import Limits, Sample, Settings, Trainer
+from llmsrec.settings import SasrecLimits, SasrecSettings, TrainLimits, TrainSettings
+from llmsrec.train import Sample, Trainer
 
 NUM_USERS = 24
 BATCH_SIZE = 2
@@ -33,6 +35,7 @@ import signal
 import sys
 import torch
 from llmsrec import train
+from llmsrec.arguments import add_train
 
 def die_in_the_second_epoch(trainer, samples):
     if (trainer.epoch, trainer.step) == (1, 5):
@@ -43,7 +46,7 @@ loss, train.Trainer.loss = train.Trainer.loss, die_in_the_second_epoch
 train._SAVE_EVERY_STEPS = 2
 torch.set_num_threads(1)
 parser = argparse.ArgumentParser()
-train.add_arguments(parser)
+add_train(parser)
 train.run(parser.parse_args(sys.argv[1:]))
 """
 
@@ -61,10 +64,10 @@ class Inputs(NamedTuple):
 
     def run(self, output: Path, *options: str) -> None:
         parser = argparse.ArgumentParser()
-        train.add_arguments(parser)
+        add_train(parser)
         train.run(parser.parse_args(self.command(output, *options)))
 
-    def trainer(self, settings: Settings) -> Trainer:
+    def trainer(self, settings: TrainSettings) -> Trainer:
         return Trainer(self.dataset, load_sasrec(self.folder / "sasrec"), self.llm, settings)
 
 
@@ -72,8 +75,8 @@ class Inputs(NamedTuple):
 def inputs(reference_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     folder, dataset = tmp_path_factory.mktemp("inputs"), ring_dataset(NUM_USERS)
     dataset.save(folder / "ring")
-    teacher = train_sasrec.Trainer(dataset, train_sasrec.Settings(learning_rate=0.01))
-    teacher.run(folder / "sasrec", train_sasrec.Limits(epochs=10), Progress(disable=True))
+    teacher = train_sasrec.Trainer(dataset, SasrecSettings(learning_rate=0.01))
+    teacher.run(folder / "sasrec", SasrecLimits(epochs=10), Progress(disable=True))
     return Inputs(dataset, folder, str(reference_dir / "llm"))
 
 
@@ -113,11 +116,11 @@ def test_killed_training_ends_with_the_weights_of_an_undisturbed_one(
 
 
 def test_one_epoch_lowers_the_loss(inputs: Inputs, tmp_path: Path) -> None:
-    trainer = inputs.trainer(Settings(learning_rate=1e-4, batch_size=4, precision="fp32"))
+    trainer = inputs.trainer(TrainSettings(learning_rate=1e-4, batch_size=4, precision="fp32"))
     samples = all_samples(trainer)
     with torch.inference_mode():
         before = trainer.loss(samples).item()
-    trainer.run(tmp_path / "out", Limits(epochs=1), Progress(disable=True))
+    trainer.run(tmp_path / "out", TrainLimits(epochs=1), Progress(disable=True))
     with torch.inference_mode():
         after = trainer.loss(samples).item()
     assert after < before - 0.5
@@ -127,10 +130,10 @@ def test_training_changes_the_heads_and_neither_the_llm_nor_the_teacher(
     inputs: Inputs, tmp_path: Path
 ) -> None:
     trainer, untrained = (
-        inputs.trainer(Settings(batch_size=8)),
-        inputs.trainer(Settings(batch_size=8)),
+        inputs.trainer(TrainSettings(batch_size=8)),
+        inputs.trainer(TrainSettings(batch_size=8)),
     )
-    trainer.run(tmp_path / "out", Limits(epochs=1), Progress(disable=True))
+    trainer.run(tmp_path / "out", TrainLimits(epochs=1), Progress(disable=True))
     frozen = [(trainer.model.llm, untrained.model.llm), (trainer.teacher, untrained.teacher)]
     for module, before in frozen:
         for value, old in zip(module.parameters(), before.parameters(), strict=True):
@@ -138,11 +141,13 @@ def test_training_changes_the_heads_and_neither_the_llm_nor_the_teacher(
     assert torch.equal(trainer.model.item_table, untrained.model.item_table)
     for name, value in trainer.trained.state_dict().items():
         assert not torch.equal(value, untrained.trained.state_dict()[name]), name
-    assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(0.95 * Settings().learning_rate)
+    assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(
+        0.95 * TrainSettings().learning_rate
+    )
 
 
 def test_loss_reads_what_precedes_the_target_and_nothing_after(inputs: Inputs) -> None:
-    trainer = inputs.trainer(Settings(precision="fp32"))
+    trainer = inputs.trainer(TrainSettings(precision="fp32"))
     model, writer, samples = trainer.model, trainer.writer, all_samples(trainer)[:5]
     sequences = [inputs.dataset.sequence(sample.user) for sample in samples]
     before = [
@@ -161,20 +166,20 @@ def test_loss_reads_what_precedes_the_target_and_nothing_after(inputs: Inputs) -
 
 
 def test_teacher_is_in_evaluation_mode_while_it_is_distilled(inputs: Inputs) -> None:
-    trainer = inputs.trainer(Settings(precision="fp32"))
+    trainer = inputs.trainer(TrainSettings(precision="fp32"))
     samples = all_samples(trainer)[:4]
     assert not trainer.teacher.training
     assert trainer.loss(samples).item() == trainer.loss(samples).item()
 
 
 def test_item_table_is_the_teachers_without_its_padding(inputs: Inputs) -> None:
-    trainer = inputs.trainer(Settings())
+    trainer = inputs.trainer(TrainSettings())
     assert trainer.model.item_table.shape == (NUM_ITEMS, 64)
     assert torch.equal(trainer.model.item_table, trainer.teacher.item_emb.weight[1:])
 
 
 def test_samples_come_from_the_training_part_and_its_absent_items(inputs: Inputs) -> None:
-    trainer = inputs.trainer(Settings())
+    trainer = inputs.trainer(TrainSettings())
     positions = set()
     for epoch in range(100):
         trainer.epoch = epoch
@@ -209,23 +214,25 @@ def test_finished_training_is_not_repeated(inputs: Inputs, tmp_path: Path) -> No
 
 
 def test_training_without_a_gain_stops_when_patience_ends(inputs: Inputs, tmp_path: Path) -> None:
-    trainer = inputs.trainer(Settings(learning_rate=0.0, batch_size=NUM_USERS))
-    trainer.run(tmp_path / "out", Limits(epochs=9, patience=2), Progress(disable=True))
+    trainer = inputs.trainer(TrainSettings(learning_rate=0.0, batch_size=NUM_USERS))
+    trainer.run(tmp_path / "out", TrainLimits(epochs=9, patience=2), Progress(disable=True))
     assert (trainer.best_epoch, trainer.epoch) == (1, 3)
 
 
 def test_best_epoch_outlives_a_resumption(inputs: Inputs, tmp_path: Path) -> None:
-    settings = Settings(learning_rate=0.0, batch_size=NUM_USERS)
+    settings = TrainSettings(learning_rate=0.0, batch_size=NUM_USERS)
     for epochs in (1, 2):
         trainer = inputs.trainer(settings)
-        trainer.run(tmp_path / "out", Limits(epochs=epochs, patience=9), Progress(disable=True))
+        trainer.run(
+            tmp_path / "out", TrainLimits(epochs=epochs, patience=9), Progress(disable=True)
+        )
     assert (trainer.best_epoch, trainer.epoch) == (1, 2)
     assert checkpoint.load(tmp_path / "out").config.training["best_epoch"] == 1
 
 
 def test_written_checkpoint_gives_the_trained_vectors(inputs: Inputs, tmp_path: Path) -> None:
-    trainer = inputs.trainer(Settings(precision="fp32", learning_rate=1e-4, batch_size=4))
-    trainer.run(tmp_path / "out", Limits(epochs=1), Progress(disable=True))
+    trainer = inputs.trainer(TrainSettings(precision="fp32", learning_rate=1e-4, batch_size=4))
+    trainer.run(tmp_path / "out", TrainLimits(epochs=1), Progress(disable=True))
     written = checkpoint.load(tmp_path / "out")
     model, _ = written.load_model()
     prompts = [trainer.writer.item(row) for row in range(NUM_ITEMS)]
@@ -243,4 +250,4 @@ def test_written_checkpoint_gives_the_trained_vectors(inputs: Inputs, tmp_path: 
 def test_sasrec_of_another_dataset_is_refused(inputs: Inputs) -> None:
     sasrec = load_sasrec(inputs.folder / "sasrec")
     with pytest.raises(DataError, match="--sasrec was trained on another dataset"):
-        Trainer(ring_dataset(NUM_USERS - 1), sasrec, inputs.llm, Settings())
+        Trainer(ring_dataset(NUM_USERS - 1), sasrec, inputs.llm, TrainSettings())

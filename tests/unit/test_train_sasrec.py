@@ -12,12 +12,14 @@ import torch
 from support.ring import NUM_ITEMS, ring_dataset
 
 from llmsrec import train_sasrec
+from llmsrec.arguments import add_train_sasrec
 from llmsrec.catalogue import CatalogueItem
 from llmsrec.dataset import build_dataset
 from llmsrec.errors import CheckpointError, DataError, TrainingError
 from llmsrec.sasrec import SASRec
 from llmsrec.sasrec_files import load_sasrec
-from llmsrec.train_sasrec import Settings, Trainer, evaluate, initialised
+from llmsrec.settings import SasrecSettings
+from llmsrec.train_sasrec import Trainer, evaluate, initialised
 
 STATE = "training.state"
 
@@ -28,11 +30,12 @@ import argparse
 import sys
 import torch
 from llmsrec import train_sasrec
+from llmsrec.arguments import add_train_sasrec
 from llmsrec.catalogue import CatalogueItem
 from llmsrec.dataset import build_dataset
 torch.set_num_threads(1)
 parser = argparse.ArgumentParser()
-train_sasrec.add_arguments(parser)
+add_train_sasrec(parser)
 train_sasrec.run(parser.parse_args(sys.argv[1:]))
 """
 
@@ -49,7 +52,7 @@ def command(dataset: Path, output: Path, *options: str) -> list[str]:
 
 def run(dataset: Path, output: Path, *options: str) -> None:
     parser = argparse.ArgumentParser()
-    train_sasrec.add_arguments(parser)
+    add_train_sasrec(parser)
     train_sasrec.run(parser.parse_args(command(dataset, output, *options)))
 
 
@@ -142,7 +145,7 @@ def test_patience_ends_the_training_and_the_best_weights_outlive_a_resumption(
 def test_every_epoch_draws_anew() -> None:
     losses = set()
     for epoch in range(3):
-        trainer = Trainer(ring_dataset(12), Settings(dropout=0))
+        trainer = Trainer(ring_dataset(12), SasrecSettings(dropout=0))
         trainer.epoch = epoch
         losses.add(trainer.run_epoch())
     assert len(losses) == 3
@@ -150,7 +153,7 @@ def test_every_epoch_draws_anew() -> None:
 
 def test_held_out_items_are_neither_spared_as_negatives_nor_trained_on() -> None:
     dataset = ring_dataset(12)
-    trainer = Trainer(dataset, Settings())
+    trainer = Trainer(dataset, SasrecSettings())
     drawn = trainer.draw_negatives(np.random.default_rng(0)) - 1
     trained = [user for user in range(dataset.num_users) if len(dataset.training_part(user)[0]) > 1]
     assert 0 < len(trained) == len(drawn)
@@ -169,7 +172,7 @@ def test_dataset_without_training_pairs_is_refused() -> None:
     catalogue = [CatalogueItem(str(row), str(row)) for row in range(4)]
     dataset = build_dataset("short", catalogue, {"a": [(0, 0), (1, 1), (2, 2)]})
     with pytest.raises(DataError, match="no user has two interactions to train on"):
-        Trainer(dataset, Settings())
+        Trainer(dataset, SasrecSettings())
 
 
 @pytest.mark.parametrize(
