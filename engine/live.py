@@ -91,6 +91,7 @@ def open_generation(path: Path, config: Config, number: int = 1) -> Generation:
     with ExitStack() as opening:
         pipeline = open_pipeline(bundle, config)
         opening.callback(pipeline.close)
+        bundle.files.hold()
         pipeline.warm_up()
         opening.pop_all()
     return Generation(

@@ -15,7 +15,8 @@ class Interaction:
 class RecommendRequest:
     history: Sequence[Interaction]
     """The interaction sequence, oldest first."""
-    k: int = 10
+    k: int | None = None
+    """How many items to rank; None is 10, or the whole catalogue where that is less."""
     include_seen: bool = False
     excluded_item_ids: Sequence[str] = ()
 

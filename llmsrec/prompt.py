@@ -25,6 +25,8 @@ ITEM_READOUT_SLOT = -2
 MS_PER_DAY = 86_400_000
 MAX_TIMESTAMP_MS = 4_102_444_799_999
 """The last millisecond of 2099, the newest date that a prompt can hold."""
+TIMES_IN_SECONDS = range(100_000_000, MAX_TIMESTAMP_MS // 1000 + 1)
+"""Seconds from 1973 to 2099; as milliseconds they would all lie in the first weeks of 1970."""
 
 _USER_OPENING = "This user has made a series of purchases in the following order: "
 _USER_CLOSING = ". Based on this sequence of purchases, generate user representation token:"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from engine.bundle.held import FileState, VerifiedFiles, read_state
 from engine.errors import BundleError
 from engine.sizes import Size
 from llmsrec.files import sha256_of_file
@@ -25,6 +26,7 @@ LibraryName = Literal["tensorrt", "tensorrt_rtx"]
 FileName = Annotated[str, msgspec.Meta(pattern=r"^\w[\w.-]*\Z")]
 """A file beside the manifest, never one elsewhere."""
 
+_REMEDY = "copy or build the bundle again"
 _DAMAGED = (msgspec.DecodeError, UnicodeDecodeError)
 
 
@@ -174,18 +176,17 @@ def write_manifest(path: Path, manifest: Manifest) -> Manifest:
     return sealed
 
 
-def verify_files(bundle: Path, manifest: Manifest) -> None:
+def verify_files(bundle: Path, manifest: Manifest) -> VerifiedFiles:
     """Check that every file is there and has the SHA-256 of the manifest.
 
     Raises:
         BundleError: a file is missing or differs.
     """
     with ThreadPoolExecutor() as threads:
-        for problem in threads.map(
-            lambda entry: _find_problem(bundle / entry[0], entry[1]), manifest.files.items()
-        ):
-            if problem is not None:
-                raise BundleError(f"{problem}; copy or build the bundle again")
+        states = threads.map(
+            lambda entry: _verify(bundle / entry[0], entry[1]), manifest.files.items()
+        )
+        return VerifiedFiles(bundle, dict(zip(manifest.files, states, strict=True)))
 
 
 def graph_digest(files: Mapping[str, FileEntry]) -> str:
@@ -198,13 +199,18 @@ def describe_file(path: Path) -> FileEntry:
     return FileEntry(sha256_of_file(path), path.stat().st_size)
 
 
-def _find_problem(path: Path, expected: FileEntry) -> str | None:
+def _verify(path: Path, expected: FileEntry) -> FileState:
     try:
-        found = describe_file(path)
+        state = read_state(path)
+        sha256 = sha256_of_file(path)
     except OSError as error:
-        return f"{path}: {error.strerror}"
-    if found.num_bytes != expected.num_bytes:
-        return f"{path} has {found.num_bytes} bytes, expected {expected.num_bytes}"
-    if found.sha256 != expected.sha256:
-        return f"{path} is damaged: its SHA-256 is {found.sha256}, expected {expected.sha256}"
-    return None
+        raise BundleError(f"{path}: {error.strerror}; {_REMEDY}") from error
+    if state.num_bytes != expected.num_bytes:
+        raise BundleError(
+            f"{path} has {state.num_bytes} bytes, expected {expected.num_bytes}; {_REMEDY}"
+        )
+    if sha256 != expected.sha256:
+        raise BundleError(
+            f"{path} is damaged: its SHA-256 is {sha256}, expected {expected.sha256}; {_REMEDY}"
+        )
+    return state

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from engine.bundle.held import VerifiedFiles
 from engine.bundle.manifest import Manifest, read_manifest, verify_files
 from engine.catalogue.snapshot import Catalogue
 from engine.errors import BundleError
@@ -38,6 +39,7 @@ class _Item(msgspec.Struct, frozen=True):
 class Bundle:
     path: Path
     manifest: Manifest
+    files: VerifiedFiles
     catalogue: Catalogue
     item_table: NDArray[np.float32]  # [N, 64]
     fragments: Fragments
@@ -50,7 +52,7 @@ def open_bundle(path: Path) -> Bundle:
         BundleError: it is missing, damaged, or of a release that this one cannot serve.
     """
     manifest = read_manifest(path)
-    verify_files(path, manifest)
+    files = verify_files(path, manifest)
     try:
         lines = (path / CATALOGUE_FILE).read_bytes().splitlines()
         listed = [msgspec.json.decode(line, type=_Item) for line in lines]
@@ -69,6 +71,7 @@ def open_bundle(path: Path) -> Bundle:
     return Bundle(
         path=path,
         manifest=manifest,
+        files=files,
         catalogue=Catalogue(
             version=manifest.catalogue_version,
             item_ids=[item.id for item in listed],

@@ -12,7 +12,9 @@ from engine.prompts.fragments import Fragments
 from engine.prompts.join import join
 from engine.query import Query, Search
 from engine.request import IgnoredInteraction, IgnoredReason, Interaction, RecommendRequest
-from llmsrec.prompt import MAX_TIMESTAMP_MS
+from llmsrec.prompt import MAX_TIMESTAMP_MS, TIMES_IN_SECONDS
+
+DEFAULT_K = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +32,9 @@ def render(request: RecommendRequest, catalogue: Catalogue, fragments: Fragments
     Raises:
         InvalidRequest: with the path of the field to mend.
     """
-    if not 1 <= request.k <= len(catalogue):
-        raise InvalidRequest("k", f"must be between 1 and {len(catalogue)}")
+    k = min(DEFAULT_K, len(catalogue)) if request.k is None else request.k
+    if not 1 <= k <= len(catalogue):
+        raise InvalidRequest("k", f"must be between 1 and {len(catalogue)}, the catalogue's items")
     if not request.history:
         raise InvalidRequest("history", "is empty; give at least one interaction")
     _check_timestamps(request.history)
@@ -49,7 +52,7 @@ def render(request: RecommendRequest, catalogue: Catalogue, fragments: Fragments
     prompt, num_used = join(fragments, rows, [time_ms for _, _, time_ms in known])
     excluded_rows = _excluded_rows(request, catalogue, rows)
     return Rendering(
-        query=Query(prompt, Search(request.k, excluded_rows)),
+        query=Query(prompt, Search(k, excluded_rows)),
         ignored=_list_ignored(request.history, [index for index, _, _ in known], num_used),
         num_used_interactions=num_used,
     )
@@ -94,6 +97,12 @@ def _check_timestamps(history: Sequence[Interaction]) -> None:
         if not 0 <= timestamp_ms <= MAX_TIMESTAMP_MS:
             raise InvalidRequest(
                 field, f"must be milliseconds since 1970, between 0 and {MAX_TIMESTAMP_MS}"
+            )
+        if timestamp_ms in TIMES_IN_SECONDS:
+            raise InvalidRequest(
+                field,
+                f"is {timestamp_ms}, in the first weeks of 1970 if it is milliseconds; seconds must"
+                " be multiplied by 1000",
             )
         if timestamp_ms < newest:
             raise InvalidRequest(

@@ -1,48 +1,44 @@
 """Runs the gRPC server: listening, health, reflection, and a drain on SIGTERM or SIGINT."""
 
 import asyncio
-import signal
 import sys
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from engine.config import Config, ServerConfig
-from engine.errors import ConfigError
 from engine.live import Live
+from engine.rpc.listening import listen_on
+from engine.rpc.malformed import RefuseMalformed
 from engine.rpc.service import RecommenderService
+from engine.rpc.standing import add_health, add_reflection
 from engine.serving import Serving
-from llmsrec.v1 import recommender_pb2 as pb
+from engine.signals import StopSignals
 from llmsrec.v1.recommender_pb2_grpc import add_RecommenderServiceServicer_to_server
 
-SERVICE_NAME = pb.DESCRIPTOR.services_by_name["RecommenderService"].full_name
 REPLY_SECONDS = 1.0
 """How long a stopping server waits for the last replies to be sent and for health watchers."""
 
 
-async def serve(live: Live, config: Config) -> None:
+async def serve(live: Live, config: Config, signals: StopSignals) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal ends the process at once.
 
-    Writes `ready HOST:PORT model=… catalogue=…` to stdout once requests are answered.
+    Writes `ready ADDRESS model=… catalogue=…` to stdout once requests are answered.
 
     Raises:
         ConfigError: the address cannot be listened on.
         GpuFailed: the GPU failed while serving; the server drained, to be started anew.
     """
     serving = Serving(live, config.admission)
-    server = Server(serving, config.server)
+    server = Server(serving, config)
     await server.start()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, serving.stopping.set)
+    signals.call_next(lambda: _set_from_signal(loop, serving.stopping))
     current = live.current
     versions = f"model={current.model_version} catalogue={current.catalogue.version}"
     sys.stdout.write(f"ready {server.address} {versions}\n")
     sys.stdout.flush()
     await serving.stopping.wait()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
+    signals.call_next(None)
     await server.drain()
     if serving.failure is not None:
         raise serving.failure
@@ -51,21 +47,16 @@ async def serve(live: Live, config: Config) -> None:
 class Server:
     """What serves, behind one listening address."""
 
-    def __init__(self, serving: Serving, config: ServerConfig) -> None:
-        self._config = config
+    def __init__(self, serving: Serving, config: Config) -> None:
+        self._config = config.server
         self._serving = serving
-        self._health = health.aio.HealthServicer()
         self._grpc = grpc.aio.server(
-            options=[
-                ("grpc.max_receive_message_length", config.max_request_bytes),
-                ("grpc.so_reuseport", 0),
-            ]
+            interceptors=[RefuseMalformed()], options=_make_options(config.server)
         )
-        add_RecommenderServiceServicer_to_server(RecommenderService(serving), self._grpc)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
-        names = (SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._grpc)
-        self.address = config.listen
+        add_RecommenderServiceServicer_to_server(RecommenderService(serving, config), self._grpc)
+        self._health = add_health(self._grpc)
+        add_reflection(self._grpc)
+        self.address = config.server.listen
 
     async def start(self) -> None:
         """Listen and answer; `address` then holds the real port.
@@ -73,17 +64,8 @@ class Server:
         Raises:
             ConfigError: the address cannot be listened on.
         """
-        host, port = _parse_address(self._config.listen)
-        try:
-            port = self._grpc.add_insecure_port(self._config.listen)
-        except RuntimeError as error:
-            raise ConfigError(
-                f"cannot listen on {self._config.listen}: the address is in use or not this "
-                "machine's; choose another with --listen or server.listen"
-            ) from error
-        self.address = f"{host}:{port}"
-        for name in ("", SERVICE_NAME):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        self.address = listen_on(self._grpc, self._config.listen)
+        await self._health.start()
         await self._grpc.start()
 
     async def drain(self) -> None:
@@ -94,8 +76,16 @@ class Server:
         await self._serving.close()
 
 
-def _parse_address(listen: str) -> tuple[str, int]:
-    host, _, port = listen.rpartition(":")
-    if host and port.isascii() and port.isdigit() and int(port) < 2**16:
-        return host, int(port)
-    raise ConfigError(f"cannot listen on {listen!r}: give --listen or server.listen as HOST:PORT")
+def _make_options(config: ServerConfig) -> list[tuple[str, int]]:
+    ping_interval_ms = round(config.min_ping_interval_seconds * 1000)
+    return [
+        ("grpc.max_receive_message_length", config.max_request_bytes),
+        ("grpc.max_send_message_length", config.max_reply_bytes),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", ping_interval_ms),
+        ("grpc.so_reuseport", 0),
+    ]
+
+
+def _set_from_signal(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(event.set)

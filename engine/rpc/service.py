@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import grpc
 
+from engine.config import Config
 from engine.errors import EngineError
+from engine.rpc.bounds import check_reply, check_request
 from engine.rpc.wire import decode_request, encode_recommendation
 from engine.serving import Serving
 from llmsrec.v1 import recommender_pb2 as pb
@@ -27,8 +29,9 @@ logger = logging.getLogger(__name__)
 class RecommenderService(RecommenderServiceServicer):
     """Decodes, calls the engine, encodes, and turns each error into its status."""
 
-    def __init__(self, serving: Serving) -> None:
+    def __init__(self, serving: Serving, config: Config) -> None:
         self._serving = serving
+        self._config = config
 
     async def Recommend(  # noqa: N802
         self, request: pb.RecommendRequest, context: "Context"
@@ -36,8 +39,7 @@ class RecommenderService(RecommenderServiceServicer):
         received, remaining_s = time.monotonic(), context.time_remaining()
         deadline = None if remaining_s is None else received + remaining_s
         try:
-            answer = await self._serving.recommend(decode_request(request), received, deadline)
-            return encode_recommendation(answer)
+            return await self._answer(request, received, deadline)
         except EngineError as error:
             await context.abort(grpc.StatusCode[error.status], str(error)[:MAX_DETAILS])
         except Exception as error:  # noqa: BLE001
@@ -47,6 +49,15 @@ class RecommenderService(RecommenderServiceServicer):
                 grpc.StatusCode.INTERNAL,
                 f"internal error; the server's log has it under request {request_id}",
             )
+
+    async def _answer(
+        self, request: pb.RecommendRequest, received: float, deadline: float | None
+    ) -> pb.RecommendResponse:
+        check_request(request, self._config.request)
+        answer = await self._serving.recommend(decode_request(request), received, deadline)
+        reply = encode_recommendation(answer)
+        check_reply(reply, self._config.server.max_reply_bytes)
+        return reply
 
 
 def _log_failure(request_id: str, error: Exception) -> None:

@@ -37,7 +37,7 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
         raise PlanError(f"{bundle} runs on {encoder.backend}, which needs no plan")
     old = encoder.plan
     others = {name: entry for name, entry in manifest.files.items() if name != old.file}
-    verify_files(bundle, msgspec.structs.replace(manifest, files=others))
+    verified = verify_files(bundle, msgspec.structs.replace(manifest, files=others))
     library = load_library(old.library)
     plan = msgspec.structs.replace(
         old,
@@ -51,6 +51,7 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
         ):
             with new_plan.open("wb") as file:
                 compile_plan(library, bundle / GRAPH_FILE, plan, file, report)
+            verified.require_unchanged()
             files = {**others, plan.file: describe_file(new_plan)}
             kind = msgspec.structs.replace(encoder, plan=plan)
             renewed = msgspec.structs.replace(manifest, encoder=kind, files=files)

@@ -11,7 +11,9 @@ import pytest
 from support.fake_server import make_config as make_server_config
 from support.generations import SummingPipeline, make_generation
 
-from engine.__main__ import describe, main, make_config, make_parser
+from engine.__main__ import main, make_parser
+from engine.commands.recommend import describe
+from engine.commands.serve import make_config
 from engine.live import Live
 from engine.request import (
     IgnoredInteraction,
@@ -61,7 +63,12 @@ def test_recommend_options_keep_their_order_and_defaults() -> None:
     parser = make_parser()
     options = parser.parse_args(["recommend", "a:1", "--item", "2", "--item", "1"])
     assert [interaction.item_id for interaction in options.history] == ["2", "1"]
-    assert (options.k, options.include_seen, options.exclude, options.timeout) == (10, False, [], 5)
+    assert (options.k, options.include_seen, options.exclude, options.timeout) == (
+        None,
+        False,
+        [],
+        5,
+    )
     more = ["-k", "3", "--include-seen", "--exclude", "7", "--exclude", "8", "--timeout", "0.5"]
     options = parser.parse_args(["recommend", "a:1", "--item", "1", *more])
     assert (options.k, options.include_seen, options.timeout) == (3, True, 0.5)
@@ -137,7 +144,7 @@ def test_listen_overrides_the_file_and_only_that(tmp_path: Path) -> None:
 async def test_recommend_prints_the_servers_answer(capsys: pytest.CaptureFixture[str]) -> None:
     config = make_server_config()
     serving = Serving(Live(make_generation(SummingPipeline())), config.admission)
-    server = Server(serving, config.server)
+    server = Server(serving, config)
     await server.start()
     arguments = ["recommend", server.address, "--item", "1", "--item", "2"]
     assert await asyncio.to_thread(main, arguments) == 0

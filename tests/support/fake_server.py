@@ -9,6 +9,7 @@ from engine.config import AdmissionConfig, Config, ServerConfig
 from engine.errors import GpuFailed
 from engine.live import Live
 from engine.rpc.server import serve
+from engine.signals import StopSignals
 from support.generations import SummingPipeline, make_generation
 
 
@@ -25,6 +26,7 @@ if __name__ == "__main__":
     parser.add_argument("--delay", type=float, default=0.0)
     pipeline = SummingPipeline(parser.parse_args().delay)
     try:
-        asyncio.run(serve(Live(make_generation(pipeline)), make_config()))
+        with StopSignals() as signals:
+            asyncio.run(serve(Live(make_generation(pipeline)), make_config(), signals))
     except GpuFailed as error:
         sys.exit(f"error: {error}")

@@ -219,7 +219,7 @@ async def test_server_keeps_two_micro_batches_under_way_and_answers_as_from_the_
     limits = choose_limits(BatcherConfig(2048, 4), pipeline.sizes)
     on_gpu = replace(generation, pipeline=pipeline, limits=limits)
     serving = Serving(Live(on_gpu), AdmissionConfig())
-    server = Server(serving, ServerConfig(listen="127.0.0.1:0"))
+    server = Server(serving, Config(server=ServerConfig(listen="127.0.0.1:0")))
     await server.start()
     waiting, most = [], []
 

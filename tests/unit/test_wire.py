@@ -68,8 +68,8 @@ def test_older_server_tells_no_micro_batch() -> None:
     assert decode_recommendation(message).micro_batch is None
 
 
-def test_absent_k_means_ten() -> None:
-    assert decode_request(pb.RecommendRequest()).k == 10
+def test_absent_k_is_not_zero() -> None:
+    assert decode_request(pb.RecommendRequest()).k is None
     assert decode_request(pb.RecommendRequest(k=0)).k == 0
 
 
