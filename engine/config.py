@@ -46,9 +46,9 @@ class AdmissionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RequestConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What one request may ask for: its work is done between those of all others."""
 
-    max_interactions: Ids = 5_000
+    max_interactions: Ids = 2_500
     """A prompt holds the newest ten; the rest of a history is not recommended again."""
-    max_excluded_ids: Ids = 10_000
+    max_excluded_ids: Ids = 5_000
     max_id_characters: Annotated[int, msgspec.Meta(ge=1, le=2**16)] = 1_024
     """A reply repeats the ids that were ignored."""
     max_k: Ids = 1_000

@@ -1,6 +1,7 @@
 """The real server on a real bundle, without the packages of training."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from conftest import Reference
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine import Interaction, Recommendation, Recommender, RecommendRequest
+from engine.config import RequestConfig
 from engine.errors import CallFailed
 from engine.rpc.client import recommend
 from engine.rpc.wire import MAX_LISTED_IGNORED
@@ -135,6 +137,49 @@ def test_health_is_serving(server: ServerProcess) -> None:
             assert reply.status == health_pb2.HealthCheckResponse.SERVING
 
 
+def test_largest_requests_of_the_defaults_keep_health_waiting_for_moments_only(
+    server: ServerProcess,
+) -> None:
+    bounds = RequestConfig()
+    largest = RecommendRequest(
+        [Interaction(f"unknown{row}") for row in range(bounds.max_interactions - 1)]
+        + [Interaction("1")],
+        excluded_item_ids=[f"unknown{row}" for row in range(bounds.max_excluded_ids)],
+    )
+    waits = []
+    with grpc.insecure_channel(server.address) as channel, ThreadPoolExecutor() as threads:
+        health = health_pb2_grpc.HealthStub(channel)
+        calls = [threads.submit(server.ask, largest) for _ in range(4)]
+        while not all(call.done() for call in calls):
+            started = time.monotonic()
+            health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+            waits.append(time.monotonic() - started)
+        assert {call.result().num_used_interactions for call in calls} == {1}
+    assert max(waits) < 0.3
+
+
+def test_more_than_the_defaults_is_refused(server: ServerProcess) -> None:
+    interactions = [Interaction("1")] * (RequestConfig().max_interactions + 1)
+    with pytest.raises(CallFailed, match=r"INVALID_ARGUMENT: history: .*max_interactions"):
+        server.ask(RecommendRequest(interactions))
+
+
+def test_files_that_change_are_not_what_a_running_server_serves(
+    reference_bundle: Path, serving_env: dict[str, str], tmp_path: Path
+) -> None:
+    bundle = shutil.copytree(reference_bundle, tmp_path / "bundle")
+    request = RecommendRequest([Interaction("1"), Interaction("2")])
+    with start_server(bundle, serving_env, "--listen", "127.0.0.1:0") as running:
+        before = running.ask(request)
+        for file in bundle.iterdir():
+            with file.open("r+b") as content:
+                content.write(bytes(file.stat().st_size))
+        assert running.ask(request).items == before.items
+        for file in bundle.iterdir():
+            os.truncate(file, 0)
+        assert running.ask(request).items == before.items
+
+
 @pytest.mark.parametrize(
     "request_",
     [
@@ -202,7 +247,9 @@ def test_bad_request_names_its_field(server: ServerProcess, serving_env: dict[st
         server.ask(RecommendRequest([Interaction("unknown")]))
     done = run(serving_env, "-m", "engine", "recommend", server.address, "--item", "1", "-k", "401")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.endswith("INVALID_ARGUMENT: k: must be between 1 and 400\n")
+    assert done.stderr.endswith(
+        "INVALID_ARGUMENT: k: must be between 1 and 400, the catalogue's items\n"
+    )
 
 
 def test_server_takes_its_settings_from_the_file_and_ends_with_sigterm(

@@ -141,6 +141,35 @@ def test_listen_overrides_the_file_and_only_that(tmp_path: Path) -> None:
     assert make_config(None, "b:2").server.listen == "b:2"
 
 
+def test_configuration_is_checked_and_shown_without_loading(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text('[server]\nlisten = "127.0.0.1:0"\n[request]\nmax_k = 7\n')
+    assert main(["serve", "--check-config", "--config", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert 'server.listen = "127.0.0.1:0"' in lines
+    assert "request.max_k = 7" in lines
+    assert "batcher.max_batch_size = unset" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        pytest.param(["--listen", "localhost"], "the port is missing", id="address"),
+        pytest.param(["--config", "absent.toml"], "absent.toml", id="no file"),
+        pytest.param(["absent", "--listen", "127.0.0.1:0"], "absent is no bundle", id="no bundle"),
+    ],
+)
+def test_check_of_a_configuration_says_what_is_wrong(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--check-config", *arguments]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert problem in captured.err
+
+
 async def test_recommend_prints_the_servers_answer(capsys: pytest.CaptureFixture[str]) -> None:
     config = make_server_config()
     serving = Serving(Live(make_generation(SummingPipeline())), config.admission)

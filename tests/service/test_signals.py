@@ -1,9 +1,11 @@
 """The server as a process: signals end it, a killed client does not."""
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,8 +42,8 @@ class ServerProcess:
 
 
 @contextmanager
-def start_server(delay_s: float) -> Iterator[ServerProcess]:
-    command = [sys.executable, "-m", "support.fake_server", "--delay", str(delay_s)]
+def start_server(delay_s: float, prefix: Sequence[str] = ()) -> Iterator[ServerProcess]:
+    command = [*prefix, sys.executable, "-m", "support.fake_server", "--delay", str(delay_s)]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=TESTS, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -75,6 +77,63 @@ def test_second_signal_stops_at_once(number: signal.Signals) -> None:
         server.process.send_signal(number)
         assert server.process.wait(timeout=3) == -number
         assert isinstance(asking.exception(timeout=10), CallFailed)
+
+
+AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+"""Runs a command as a container does that has no init: Linux drops what it does not handle."""
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may make a namespace")
+
+
+def find_child(process: subprocess.Popen[str]) -> int:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while not (found := children.read_text().split()):
+        time.sleep(0.01)
+    return int(found[0])
+
+
+@needs_root
+def test_second_signal_stops_a_containers_first_process() -> None:
+    with start_server(delay_s=60, prefix=AS_FIRST_PROCESS) as server:
+        asking = ThreadPoolExecutor().submit(server.ask)
+        server.wait_for_log("encoding")
+        child = find_child(server.process)
+        os.kill(child, signal.SIGTERM)
+        server.wait_for_log("draining")
+        os.kill(child, signal.SIGTERM)
+        assert server.process.wait(timeout=5) == 128 + signal.SIGTERM
+        assert isinstance(asking.exception(timeout=10), CallFailed)
+
+
+@pytest.mark.parametrize(
+    "prefix", [pytest.param((), id="alone"), pytest.param(AS_FIRST_PROCESS, marks=needs_root)]
+)
+def test_signal_ends_a_server_that_still_loads(
+    prefix: Sequence[str], reference_bundle: Path
+) -> None:
+    command = [*prefix, sys.executable, "-X", "importtime", "-m", "engine", "serve"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [*command, str(reference_bundle), "--listen", "127.0.0.1:0"],
+        cwd=TESTS.parent,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert any("numpy" in line for line in process.stderr)
+        os.kill(find_child(process) if prefix else process.pid, signal.SIGTERM)
+        out, log = process.communicate(timeout=10)
+    assert process.returncode in {-signal.SIGTERM, 128 + signal.SIGTERM}
+    assert "SIGTERM: ends at once" in log
+    assert out == ""
+
+
+def test_hangup_is_declined_and_the_server_goes_on() -> None:
+    with start_server(delay_s=0) as server:
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_for_log("SIGHUP: nothing is read again")
+        assert server.ask().items[0].item_id == "3"
 
 
 def test_server_whose_gpu_fails_answers_with_that_and_exits_to_be_started_anew() -> None:
