@@ -22,6 +22,12 @@ from llmsrec.import_reference import to_checkpoint
 from llmsrec.reference_files import read_reference
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--num-messages", type=int, default=5_000, help="mutated messages to send to a real server"
+    )
+
+
 class Reference(NamedTuple):
     """Histories of the published code's users, its prompts and the vectors it gave."""
 

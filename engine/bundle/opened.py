@@ -19,7 +19,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from engine.bundle.held import VerifiedFiles
-from engine.bundle.manifest import Manifest, read_manifest, verify_files
+from engine.bundle.manifest import (
+    GRAPH_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    read_manifest,
+    verify_files,
+)
 from engine.catalogue.snapshot import Catalogue
 from engine.errors import BundleError
 from engine.prompts.fragments import Fragments
@@ -53,6 +59,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     manifest = read_manifest(path)
     files = verify_files(path, manifest)
+    _require_weights_near_graph(path)
     try:
         lines = (path / CATALOGUE_FILE).read_bytes().splitlines()
         listed = [msgspec.json.decode(line, type=_Item) for line in lines]
@@ -82,3 +89,14 @@ def open_bundle(path: Path) -> Bundle:
         item_table=table,
         fragments=fragments,
     )
+
+
+def _require_weights_near_graph(path: Path) -> None:
+    """Refuse a link that ONNX Runtime does not follow: one out of the graph's folder."""
+    weights = (path / WEIGHTS_FILE).resolve()
+    folders = [path.resolve(), (path / GRAPH_FILE).resolve().parent]
+    if not any(weights.is_relative_to(folder) for folder in folders):
+        raise BundleError(
+            f"{path / WEIGHTS_FILE} is a link to {weights}, out of the folder of {GRAPH_FILE}; copy"
+            f" what the links name: cp -rL {path} COPY"
+        )
