@@ -7,8 +7,8 @@ import grpc
 
 from engine.config import Config, ServerConfig
 from engine.live import Live
+from engine.rpc.guard import Guard
 from engine.rpc.listening import listen_on
-from engine.rpc.malformed import RefuseMalformed
 from engine.rpc.service import RecommenderService
 from engine.rpc.standing import add_health, add_reflection
 from engine.serving import Serving
@@ -16,7 +16,7 @@ from engine.signals import StopSignals
 from llmsrec.v1.recommender_pb2_grpc import add_RecommenderServiceServicer_to_server
 
 REPLY_SECONDS = 1.0
-"""How long a stopping server waits for the last replies to be sent and for health watchers."""
+"""How long a stopping server waits for the last replies to be sent."""
 
 
 async def serve(live: Live, config: Config, signals: StopSignals) -> None:
@@ -31,15 +31,17 @@ async def serve(live: Live, config: Config, signals: StopSignals) -> None:
     serving = Serving(live, config.admission)
     server = Server(serving, config)
     await server.start()
-    loop = asyncio.get_running_loop()
-    signals.call_next(lambda: _set_from_signal(loop, serving.stopping))
-    current = live.current
-    versions = f"model={current.model_version} catalogue={current.catalogue.version}"
-    sys.stdout.write(f"ready {server.address} {versions}\n")
-    sys.stdout.flush()
-    await serving.stopping.wait()
-    signals.call_next(None)
-    await server.drain()
+    try:
+        loop = asyncio.get_running_loop()
+        signals.call_next(lambda: _set_from_signal(loop, serving.stopping))
+        current = live.current
+        versions = f"model={current.model_version} catalogue={current.catalogue.version}"
+        sys.stdout.write(f"ready {server.address} {versions}\n")
+        sys.stdout.flush()
+        await serving.stopping.wait()
+    finally:
+        signals.call_next(None)
+        await server.drain()
     if serving.failure is not None:
         raise serving.failure
 
@@ -50,9 +52,9 @@ class Server:
     def __init__(self, serving: Serving, config: Config) -> None:
         self._config = config.server
         self._serving = serving
-        self._grpc = grpc.aio.server(
-            interceptors=[RefuseMalformed()], options=_make_options(config.server)
-        )
+        self._guard = Guard()
+        options = _make_options(config.server)
+        self._grpc = grpc.aio.server(interceptors=[self._guard], options=options)
         add_RecommenderServiceServicer_to_server(RecommenderService(serving, config), self._grpc)
         self._health = add_health(self._grpc)
         add_reflection(self._grpc)
@@ -72,6 +74,7 @@ class Server:
         """Refuse new requests, answer those admitted within `drain_seconds`, then close."""
         await self._health.enter_graceful_shutdown()
         await self._serving.drain(self._config.drain_seconds)
+        await self._guard.end_streams()
         await self._grpc.stop(REPLY_SECONDS)
         await self._serving.close()
 

@@ -109,19 +109,6 @@ async def test_reflection_answers_in_both_versions(running: Running, version: st
     assert len(reply.file_descriptor_response.file_descriptor_proto) == 1
 
 
-async def test_stop_ends_a_watch_of_health_without_a_traceback(
-    config: Config, caplog: pytest.LogCaptureFixture
-) -> None:
-    server = make_server(config)
-    await server.start()
-    async with grpc.aio.insecure_channel(server.address) as channel:
-        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
-        await server.drain()
-        assert (await watch.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert [record for record in caplog.records if record.exc_info] == []
-
-
 class TestRequestBeyondABound:
     @pytest.fixture
     def config(self) -> Config:

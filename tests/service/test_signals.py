@@ -1,6 +1,7 @@
 """The server as a process: signals end it, a killed client does not."""
 
 import os
+import queue
 import signal
 import subprocess
 import sys
@@ -10,8 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.generations import GPU_LOST
 
 from engine.errors import CallFailed
@@ -127,6 +132,44 @@ def test_signal_ends_a_server_that_still_loads(
     assert process.returncode in {-signal.SIGTERM, 128 + signal.SIGTERM}
     assert "SIGTERM: ends at once" in log
     assert out == ""
+
+
+def test_open_streams_end_with_the_server_and_leave_no_traceback() -> None:
+    with start_server(delay_s=0) as server, grpc.insecure_channel(server.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        requests.put(reflection_pb2.ServerReflectionRequest(list_services=""))
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        reflection = stub.ServerReflectionInfo(iter(requests.get, None))
+        assert next(reflection).HasField("list_services_response")
+        server.process.terminate()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        for stream in (watch, reflection):
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        requests.put(None)
+        _, log = server.process.communicate(timeout=10)
+    assert server.process.returncode == 0
+    assert "Traceback" not in log
+
+
+def test_output_that_cannot_be_written_stops_the_server_cleanly(reference_bundle: Path) -> None:
+    command = [sys.executable, "-m", "engine", "serve", str(reference_bundle)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "--listen", "127.0.0.1:0"],
+            cwd=TESTS.parent,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("error: cannot write the output: No space left on device\n")
 
 
 def test_hangup_is_declined_and_the_server_goes_on() -> None:
