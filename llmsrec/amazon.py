@@ -5,25 +5,30 @@ the one before in the validation file. Where selection drops one of these two, t
 interaction that is left takes its place.
 """
 
-import csv
-import gzip
 import hashlib
-import io
 import itertools
-import sys
-import zlib
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, cast
+from typing import NamedTuple
 
-import msgspec
+import numpy as np
 from rich.progress import Progress
 
+from llmsrec.amazon_rows import read_rows
+from llmsrec.amazon_titles import read_titles
 from llmsrec.catalogue import EMPTY_TITLE, CatalogueItem
 from llmsrec.dataset import Dataset, build_dataset
 from llmsrec.errors import DataError
+from llmsrec.interaction_log import InteractionLog
+from llmsrec.source_file import check_source_file
+from llmsrec.splittable import (
+    Indexes,
+    leave_out_users,
+    sequences_of,
+    splittable,
+    without_repeats,
+)
+from llmsrec.tally import Tally
 
 SAMPLE_RATE_OF_CATEGORY = {
     "Movies_and_TV": 0.05,
@@ -33,13 +38,9 @@ SAMPLE_RATE_OF_CATEGORY = {
 }
 """The share of users that the published results were measured on."""
 
-_COLUMNS = ("user_id", "parent_asin", "timestamp")
-_EXPECTED_ROW = "expected user_id, parent_asin, rating and timestamp in milliseconds"
-_EXPECTED_METADATA = "expected one JSON object a line with parent_asin and title"
-
 
 class AmazonFiles(NamedTuple):
-    """CSV files and JSON lines, each as it is or compressed (`.gz`)."""
+    """CSV files and JSON lines, each as it is or compressed by gzip."""
 
     train: Path
     valid: Path
@@ -54,109 +55,89 @@ class Selection(NamedTuple):
     """An item of fewer interactions is left out, and a user whose training part then has fewer."""
 
 
-class _Interaction(NamedTuple):
-    user_id: str
-    item_id: str
-    timestamp_ms: int
-
-
-class _Metadata(msgspec.Struct):
-    parent_asin: str
-    title: str | None = None
-
-
-def load_amazon(name: str, files: AmazonFiles, selection: Selection, bars: Progress) -> Dataset:
+def load_amazon(
+    name: str, files: AmazonFiles, selection: Selection, tally: Tally, bars: Progress
+) -> Dataset:
     """Read the sampled users' interactions and the titles of the items among them.
 
+    What is faulty is left out, or mended, and counted in `tally`.
+
     Raises:
-        DataError: a row is malformed, or no user is left.
+        DataError: a file is faulty for the most part, two are the same, or no user is left.
     """
-    splits = [
-        [row for row in _read_interactions(path, bars) if _is_sampled(row.user_id, selection)]
-        for path in (files.train, files.valid, files.test)
-    ]
-    kept = _select(splits, selection.min_interactions)
-    item_ids = list(dict.fromkeys(row.item_id for row in kept))
-    row_of_id = {item_id: row for row, item_id in enumerate(item_ids)}
-    title_of_id = {
-        line.parent_asin: line.title
-        for line in _read_metadata(files.metadata, bars)
-        if line.parent_asin in row_of_id and line.title and line.title.strip()
-    }
-    catalogue = [
-        CatalogueItem(item_id, title_of_id.get(item_id) or EMPTY_TITLE) for item_id in item_ids
-    ]
-    sequences: dict[str, list[tuple[int, int]]] = {}
-    for row in kept:
-        sequences.setdefault(row.user_id, []).append((row_of_id[row.item_id], row.timestamp_ms))
-    return build_dataset(name, catalogue, sequences, selection.seed)
+    _check_files(files)
+    log = InteractionLog(partial(_is_sampled, selection))
+    for path in (files.train, files.valid, files.test):
+        read_rows(path, log, tally, bars)
+    _note_swapped(log, files, tally)
+    if log.num_unwanted:
+        tally.read.append(
+            f"{log.num_unwanted:,} of these rows are of users outside the sample,"
+            f" a share of {selection.sample_rate:g}"
+        )
+    kept = splittable(log, _select(log, selection.min_interactions, tally), tally)
+    if not len(kept):
+        raise DataError(
+            f"{name}: no user is left; give more data, a higher --sample-rate or a lower"
+            f" --min-interactions ({'; '.join(tally.lines())})"
+        )
+    items = list(dict.fromkeys(log.items[kept].tolist()))
+    ids = [log.item_ids[item] for item in items]
+    title_of_id = read_titles(files.metadata, frozenset(ids), tally, bars)
+    catalogue = [CatalogueItem(item_id, title_of_id.get(item_id, EMPTY_TITLE)) for item_id in ids]
+    row_of_item = {item: row for row, item in enumerate(items)}
+    return build_dataset(name, catalogue, sequences_of(log, kept, row_of_item), selection.seed)
 
 
-def _is_sampled(user_id: str, selection: Selection) -> bool:
+def _check_files(files: AmazonFiles) -> None:
+    given = [(f"--{option}", path) for option, path in files._asdict().items()]
+    for option, path in given:
+        check_source_file(path, option)
+    for (option, path), (other, other_path) in itertools.combinations(given, 2):
+        if path.samefile(other_path):
+            raise DataError(f"{path} is given for {option} and {other}; each is a file of its own")
+
+
+def _note_swapped(log: InteractionLog, files: AmazonFiles, tally: Tally) -> None:
+    """Note where most users' interactions of a split are newer than those of a later one.
+
+    The dataset is split by time alone, but what counts as training is what the train file holds.
+    """
+    newest = np.full((3, len(log.user_ids)), -1, np.int64)
+    np.maximum.at(newest, (log.files, log.users), log.timestamps_ms)
+    for earlier, later in itertools.combinations(range(3), 2):
+        is_in_both = (newest[earlier] >= 0) & (newest[later] >= 0)
+        is_newer = is_in_both & (newest[earlier] > newest[later])
+        if 2 * np.count_nonzero(is_newer) > np.count_nonzero(is_in_both):
+            what = f"users with newer interactions in {files[earlier]} than in {files[later]}"
+            row = int(np.argmax(is_newer))
+            remedy = "expected a last-out split; see that the files are not swapped"
+            first = repr(log.user_ids[row])
+            tally.noted(f"{what}; {remedy}", first, int(np.count_nonzero(is_newer)))
+
+
+def _is_sampled(selection: Selection, user_id: str) -> bool:
     """Decide by a hash, so that the choice needs no second pass and no order of the rows."""
-    digest = hashlib.blake2b(f"{selection.seed} {user_id}".encode(), digest_size=8).digest()
+    text = f"{selection.seed} {user_id}".encode(errors="surrogateescape")
+    digest = hashlib.blake2b(text, digest_size=8).digest()
     return int.from_bytes(digest) < selection.sample_rate * 2**64
 
 
-def _select(splits: list[list[_Interaction]], min_interactions: int) -> list[_Interaction]:
+def _select(log: InteractionLog, min_interactions: int, tally: Tally) -> Indexes:
     """Drop rare items, counted over all splits, then users left with little to train on."""
-    num_of_item = Counter(row.item_id for row in itertools.chain(*splits))
-    frequent = [
-        [row for row in split if num_of_item[row.item_id] >= min_interactions] for split in splits
-    ]
-    num_training = Counter(row.user_id for row in frequent[0])
-    return [
-        row for row in itertools.chain(*frequent) if num_training[row.user_id] >= min_interactions
-    ]
-
-
-def _read_interactions(path: Path, bars: Progress) -> Iterator[_Interaction]:
-    csv.field_size_limit(sys.maxsize)  # a history column may be long
-    with _opened(path, bars) as file, io.TextIOWrapper(file, "utf-8", newline="") as text:
-        reader = csv.reader(text, strict=True)
-        try:
-            places = _find_columns(next(reader, []))
-            for row in reader:
-                yield _parse(row, places)
-        except (csv.Error, ValueError) as error:
-            raise DataError(f"{path}, line {reader.line_num}: {error}; {_EXPECTED_ROW}") from error
-
-
-def _find_columns(header: list[str]) -> list[int]:
-    for column in _COLUMNS:
-        if column not in header:
-            raise ValueError(f"the header lacks {column}")
-    return [header.index(column) for column in _COLUMNS]
-
-
-def _parse(row: list[str], places: list[int]) -> _Interaction:
-    if len(row) <= max(places):
-        raise ValueError(f"only {len(row)} columns")
-    user_id, item_id, timestamp_ms = (row[place] for place in places)
-    if not user_id or not item_id:
-        raise ValueError("an id is empty")
-    return _Interaction(sys.intern(user_id), sys.intern(item_id), int(timestamp_ms))
-
-
-def _read_metadata(path: Path, bars: Progress) -> Iterator[_Metadata]:
-    decoder = msgspec.json.Decoder(_Metadata)
-    with _opened(path, bars) as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield decoder.decode(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: {error}; {_EXPECTED_METADATA}") from error
-
-
-@contextmanager
-def _opened(path: Path, bars: Progress) -> Iterator[BinaryIO]:
-    """Open a file, compressed or not, with a bar that shows how much of it was read."""
-    try:
-        with bars.open(path, "rb", description=path.name) as packed:
-            if path.suffix == ".gz":
-                with gzip.open(packed) as unpacked:
-                    yield cast("BinaryIO", unpacked)
-            else:
-                yield packed
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"cannot read {path} ({error}); download it again") from error
+    kept = without_repeats(log, tally)
+    num_of_item = np.bincount(log.items[kept], minlength=len(log.item_ids))
+    is_rare = (num_of_item < min_interactions)[log.items]  # [M]
+    if is_rare[kept].any():
+        first = int(kept[is_rare[kept]][0])
+        tally.left_out(
+            f"items with fewer than {min_interactions} interactions (--min-interactions)",
+            f"{log.item_ids[log.items[first]]!r}, {log.place(first)}",
+            int(np.count_nonzero(num_of_item < min_interactions)),
+        )
+    training = kept[(log.files[kept] == 0) & ~is_rare[kept]]
+    num_training = np.bincount(log.users[training], minlength=len(log.user_ids))
+    has_few = num_training < min_interactions
+    what = f"users with fewer than {min_interactions} interactions to train (--min-interactions)"
+    kept = leave_out_users(log, kept, has_few, what, tally)
+    return kept[~is_rare[kept]]

@@ -152,7 +152,12 @@ def add_import_reference(parser: argparse.ArgumentParser) -> None:
 
 def _add_amazon(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--category", required=True, help="the dataset's name, such as Movies_and_TV")
+    add(
+        "--category",
+        type=_name,
+        required=True,
+        help="the dataset's name, such as Movies_and_TV",
+    )
     for split in ("train", "valid", "test"):
         columns = "user_id,parent_asin,rating,timestamp"
         add(f"--{split}", type=Path, required=True, help=f"CSV file with the columns {columns}")
@@ -163,12 +168,12 @@ def _add_amazon(parser: argparse.ArgumentParser) -> None:
         type=_share,
         help=f"share of users to keep, over 0 up to 1 (default: as published: {published})",
     )
-    add("--seed", type=int, default=0, help="of the sample and the negatives (default: 0)")
+    add("--seed", type=_seed, default=0, help="of the sample and the negatives (default: 0)")
     add(
         "--min-interactions",
-        type=int,
+        type=_at_least_one,
         default=5,
-        help="rarer users and items are dropped (default: 5)",
+        help="rarer users and items are dropped; at least 1 (default: 5)",
     )
     _add_output(parser)
 
@@ -190,3 +195,27 @@ def _share(text: str) -> float:
     if not 0 < share <= 1:
         raise argparse.ArgumentTypeError(f"{text} is no number over 0 and up to 1")
     return share
+
+
+def _name(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is no name; give one of printable characters")
+    return text
+
+
+def _seed(text: str) -> int:
+    return _whole_number(text, 0)
+
+
+def _at_least_one(text: str) -> int:
+    return _whole_number(text, 1)
+
+
+def _whole_number(text: str, smallest: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = smallest - 1
+    if number < smallest:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from {smallest} up")
+    return number

@@ -7,6 +7,7 @@ interactions.safetensors   offsets [U + 1], item_rows [M], timestamps_ms [M]
 negatives.safetensors      validation [U, 99], test [U, 99]
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,28 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     sha256_of_file: dict[str, str]
 
 
+def check_replaceable(path: Path) -> None:
+    """Find out whether a dataset may be written to `path`.
+
+    Raises:
+        DataError: something other than an older dataset or an empty directory stands there.
+    """
+    remedy = "remove it or name another --output"
+    if not path.is_dir():
+        if path.exists() or path.is_symlink():
+            raise DataError(f"{path} exists and is no dataset; {remedy}")
+        _check_parent(path)
+        return
+    names = {file.name for file in path.iterdir()}
+    if names and not _is_header(path / _HEADER):
+        raise DataError(f"{path} exists and is no dataset; {remedy}")
+    if foreign := names - {_HEADER, _CATALOGUE, _USERS, _INTERACTIONS, _NEGATIVES}:
+        raise DataError(
+            f"{path} holds {min(foreign)!r} beside a dataset, which would be lost;"
+            " move it or name another --output"
+        )
+
+
 def write(
     path: Path,
     name: str,
@@ -55,8 +78,7 @@ def write(
     arrays: Arrays,
 ) -> None:
     """Write aside, then put the whole directory in place of an older dataset."""
-    if path.exists() and any(path.iterdir()) and not (path / _HEADER).is_file():
-        raise DataError(f"{path} exists and is no dataset; remove it or name another --output")
+    check_replaceable(path)
     with replaced_whole(path) as aside:
         _write_into(aside, name, user_ids, catalogue, arrays)
 
@@ -96,13 +118,29 @@ def _write_into(
     (folder / _HEADER).write_bytes(msgspec.json.format(msgspec.json.encode(header), indent=2))
 
 
+def _check_parent(path: Path) -> None:
+    """Check the nearest folder that exists above a dataset that is not there yet."""
+    parent = next(parent for parent in path.resolve().parents if parent.exists())
+    if not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+        raise DataError(f"{path} cannot be written below {parent}; name another --output")
+
+
+def _is_header(file: Path) -> bool:
+    """Tell a header of any schema version from another program's file of that name."""
+    try:
+        header = msgspec.json.decode(file.read_bytes(), type=dict[str, Any])
+    except (OSError, ValueError, RecursionError):
+        return False
+    return "schema_version" in header and "sha256_of_file" in header
+
+
 def _read_header(path: Path) -> Header:
     file = path / _HEADER
     try:
         header = msgspec.json.decode(file.read_bytes(), type=Header)
     except OSError as error:
         raise DataError(f"{path} holds no dataset ({_HEADER}: {error.strerror})") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: {error}; {_PREPARE_AGAIN}") from error
     if header.schema_version != SCHEMA_VERSION:
         raise DataError(

