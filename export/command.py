@@ -11,11 +11,13 @@ from export.errors import BuildError
 from export.plan import PlanOptions
 from export.recipes import precisions_of
 from llmsrec import checkpoint
+from llmsrec.files import require_apart
 from llmsrec.progress import progress_bars
 
 
 def run(arguments: argparse.Namespace) -> None:
     started = time.monotonic()
+    require_apart(arguments.output, checkpoint=arguments.checkpoint)
     loaded = checkpoint.load(arguments.checkpoint)
     with progress_bars() as bars:
         manifest = build(loaded, arguments.output, choose_options(arguments), bars)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from export.fused_ops import attend_causally, attend_masked, rms_norm, rotate
-from llmsrec.errors import CheckpointError
 from llmsrec.model import LLMSRec
 from llmsrec.prompt import MAX_PROMPT_TOKENS
+from llmsrec.served import require_served
 
 INPUTS = {
     "input_ids": {0: "batch", 1: "tokens"},
@@ -21,9 +21,6 @@ INPUTS = {
     "item_table": {0: "items"},
 }
 OUTPUTS = {"user_vector": {0: "batch"}, "item_vector": {0: "batch"}}
-ROTARY_TYPES = ("default", "linear", "llama3", "yarn")
-"""Rotary embeddings that do not depend on a prompt's length."""
-
 Untyped = Any
 """A module of `transformers`, whose attributes are not typed."""
 
@@ -42,7 +39,7 @@ class EncoderGraph(nn.Module):
         self.model = model
         self.dtype = dtype
         self.config: Untyped = model.llm.config
-        _check_positions(self.config)
+        require_served(self.config.to_dict())
         self.num_heads = (self.config.num_attention_heads, self.config.num_key_value_heads)
         positions = torch.arange(MAX_PROMPT_TOKENS).unsqueeze(0)
         rotary = cast("Untyped", model.llm.rotary_emb)
@@ -96,22 +93,6 @@ class EncoderGraph(nn.Module):
             key = _norm_heads(attention.k_norm, key)
         key = rotate(key, self.cos, self.sin, positions, self.num_heads[1])
         return key, attention.v_proj(hidden)
-
-
-def _check_positions(config: Untyped) -> None:
-    settings = config.to_dict()
-    scaling = settings.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in ROTARY_TYPES:
-        raise CheckpointError(
-            f"this LLM's rotary embedding {kind!r} changes with the length of the prompt; served"
-            f" are {', '.join(ROTARY_TYPES)}"
-        )
-    window = settings.get("sliding_window")
-    if window is not None and window < MAX_PROMPT_TOKENS:
-        raise CheckpointError(
-            f"this LLM attends to {window} tokens only; a prompt may have {MAX_PROMPT_TOKENS}"
-        )
 
 
 def _norm(norm: Untyped, x: Tensor) -> Tensor:

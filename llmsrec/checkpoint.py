@@ -91,14 +91,12 @@ class Checkpoint:
             raise DataError("--dataset has another catalogue than the checkpoint; give its own")
 
     def load_model(self, dtype: torch.dtype = torch.float32) -> tuple[LLMSRec, Tokenizer]:
-        """Load the LLM in `dtype` and join it with the heads, in evaluation mode."""
-        decoder, tokenizer = llm.load(self.llm_source, dtype)
-        width = decoder.config.hidden_size
-        if width != self.config.llm_dim:
-            raise CheckpointError(
-                f"llm.json: the LLM is {width} wide, the heads were trained for"
-                f" {self.config.llm_dim}; name the LLM that they were trained with"
-            )
+        """Load the LLM in `dtype` and join it with the heads, in evaluation mode.
+
+        Raises:
+            CheckpointError: it is not the LLM of the training, whole and served.
+        """
+        decoder, tokenizer = llm.load(self.llm_source, dtype, self.config.llm_dim)
         return LLMSRec(decoder, self.heads, self.item_table).eval(), tokenizer
 
 

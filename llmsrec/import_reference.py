@@ -2,17 +2,24 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from llmsrec import checkpoint, llm
 from llmsrec.catalogue import CatalogueItem
+from llmsrec.files import claimed, require_apart
 from llmsrec.model import Heads
 from llmsrec.reference_files import ReferenceFiles, read_reference
 
 
 def run(arguments: argparse.Namespace) -> None:
-    imported = to_checkpoint(read_reference(arguments.weights), llm.locate(arguments.llm))
-    imported.load_model()
-    checkpoint.save(arguments.output, imported)
+    output: Path = arguments.output
+    require_apart(output, weights=arguments.weights, llm=Path(arguments.llm))
+    checkpoint.require_replaceable(output)
+    with claimed(output):
+        files = read_reference(arguments.weights)
+        imported = to_checkpoint(files, llm.locate(arguments.llm))
+        imported.load_model()
+        checkpoint.save(output, imported)
     sys.stdout.write(
         f"{arguments.output}: {len(imported.catalogue)} items; build a bundle with\n"
         f"python export/build_engine.py --checkpoint {arguments.output} --output BUNDLE\n"

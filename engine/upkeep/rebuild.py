@@ -58,8 +58,8 @@ def rebuild_plan(bundle: Path, targets: Sequence[str], report: Report) -> Plan:
             write_manifest(new_manifest, renewed)
     except OSError as error:
         raise PlanError(
-            f"cannot write {bundle / plan.file}: {error.strerror}; free some space or mend the"
-            " folder's permissions, the bundle is as it was"
+            f"cannot write {bundle / plan.file}: {error.strerror or error}; free some space or mend"
+            " the folder's permissions, the bundle is as it was"
         ) from error
     if old.file != plan.file:
         (bundle / old.file).unlink(missing_ok=True)

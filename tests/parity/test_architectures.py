@@ -258,8 +258,9 @@ def test_window_shorter_than_a_prompt_is_refused(config: PretrainedConfig) -> No
     [
         MistralConfig(**SHAPE, sliding_window=prompt.MAX_PROMPT_TOKENS),
         Qwen2Config(**SHAPE, use_sliding_window=False, sliding_window=16),
+        Qwen2Config(**SHAPE, use_sliding_window=True, sliding_window=16, max_window_layers=3),
     ],
-    ids=["as long as a prompt", "not in use"],
+    ids=["as long as a prompt", "not in use", "in use by no layer"],
 )
 def test_window_that_cuts_no_prompt_is_served(config: PretrainedConfig) -> None:
     model = random_model(config)

@@ -21,6 +21,7 @@ from engine import Interaction, Recommender, RecommendRequest
 from export.build import BuildOptions, build
 from export.errors import BuildError
 from llmsrec.checkpoint import Checkpoint
+from llmsrec.errors import OutputError
 from llmsrec.model import LLMSRec
 from llmsrec.tokens import PromptArrays
 
@@ -181,3 +182,36 @@ def test_a_killed_first_build_leaves_no_bundle(
     arguments = ["--checkpoint", str(reference_checkpoint_dir), "--output", str(output)]
     kill_when_there_is(output.parent / ".bundle.partial", arguments)
     assert not output.exists()
+
+
+def test_a_second_build_into_the_same_place_is_refused_and_the_first_ends_well(
+    reference_checkpoint: Checkpoint, reference_checkpoint_dir: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "bundle"
+    arguments = ["--checkpoint", str(reference_checkpoint_dir), "--output", str(output)]
+    pipe, deadline = subprocess.PIPE, time.monotonic() + DEADLINE_S
+    with subprocess.Popen([*SCRIPT, *arguments], cwd=ROOT, stdout=pipe, stderr=pipe) as first:
+        while not (tmp_path / ".bundle.partial").exists() and time.monotonic() < deadline:
+            time.sleep(0.002)
+        expected = rf"another process \(id {first.pid}\) is writing {output}; wait for its end"
+        with pytest.raises(OutputError, match=expected):
+            build(reference_checkpoint, output, BuildOptions(), Progress(disable=True))
+        first.communicate()
+    assert first.returncode == 0
+    assert_alone(output)
+    assert_serves(output)
+
+
+@pytest.mark.parametrize("output", ["", "bundle"], ids=["the checkpoint", "inside of it"])
+def test_an_output_that_is_not_apart_from_the_checkpoint_is_refused(
+    reference_checkpoint_dir: Path, output: str, tmp_path: Path
+) -> None:
+    source = shutil.copytree(reference_checkpoint_dir, tmp_path / "checkpoint")
+    before = contents(source)
+    arguments = ["--checkpoint", str(source), "--output", str(source / output)]
+    done = subprocess.run(
+        [*SCRIPT, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"error: --output {source / output} and the checkpoint {source} are one" in done.stderr
+    assert contents(source) == before

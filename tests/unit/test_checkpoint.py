@@ -266,13 +266,23 @@ def test_llm_that_moved_is_named(reference_checkpoint: Checkpoint, llm_folder: P
         moved.load_model()
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        ("model.safetensors", b"\x00\x3f", b"\x00\x40"),
+        ("config.json", b'"rms_norm_eps": 1e-05', b'"rms_norm_eps": 1e-06'),
+        ("tokenizer.json", b'"individual_digits": true', b'"individual_digits": false'),
+        ("tokenizer_config.json", b'"bos_token": "<s>"', b'"bos_token": "</s>"'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
 def test_llm_that_changed_is_refused(
-    reference_checkpoint: Checkpoint, llm_folder: Path, name: str
+    reference_checkpoint: Checkpoint, llm_folder: Path, name: str, old: bytes, new: bytes
 ) -> None:
     source = llm.locate(str(llm_folder))
     content = (llm_folder / name).read_bytes()
-    (llm_folder / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    place = content.rindex(old)
+    (llm_folder / name).write_bytes(content[:place] + new + content[place + len(old) :])
     with pytest.raises(CheckpointError, match=rf"{source.sha256}; point llm\.json at that LLM"):
         replace(reference_checkpoint, llm_source=source).load_model()
 
