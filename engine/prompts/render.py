@@ -14,6 +14,8 @@ from engine.query import Query, Search
 from engine.request import IgnoredInteraction, IgnoredReason, Interaction, RecommendRequest
 from llmsrec.prompt import MAX_TIMESTAMP_MS
 
+DEFAULT_K = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
@@ -30,7 +32,8 @@ def render(request: RecommendRequest, catalogue: Catalogue, fragments: Fragments
     Raises:
         InvalidRequest: with the path of the field to mend.
     """
-    if not 1 <= request.k <= len(catalogue):
+    k = min(DEFAULT_K, len(catalogue)) if request.k is None else request.k
+    if not 1 <= k <= len(catalogue):
         raise InvalidRequest("k", f"must be between 1 and {len(catalogue)}")
     if not request.history:
         raise InvalidRequest("history", "is empty; give at least one interaction")
@@ -49,7 +52,7 @@ def render(request: RecommendRequest, catalogue: Catalogue, fragments: Fragments
     prompt, num_used = join(fragments, rows, [time_ms for _, _, time_ms in known])
     excluded_rows = _excluded_rows(request, catalogue, rows)
     return Rendering(
-        query=Query(prompt, Search(request.k, excluded_rows)),
+        query=Query(prompt, Search(k, excluded_rows)),
         ignored=_list_ignored(request.history, [index for index, _, _ in known], num_used),
         num_used_interactions=num_used,
     )

@@ -1,7 +1,5 @@
 """Translates between the protobuf messages and the engine's own types."""
 
-from dataclasses import replace
-
 from engine.errors import CallFailed, InvalidRequest
 from engine.request import (
     IgnoredInteraction,
@@ -30,12 +28,12 @@ def decode_request(message: pb.RecommendRequest) -> RecommendRequest:
     Raises:
         InvalidRequest: an interaction has no item id.
     """
-    request = RecommendRequest(
+    return RecommendRequest(
         history=[_decode_interaction(*numbered) for numbered in enumerate(message.history)],
+        k=message.k if message.HasField("k") else None,
         include_seen=message.include_seen,
         excluded_item_ids=list(message.excluded_item_ids),
     )
-    return replace(request, k=message.k) if message.HasField("k") else request
 
 
 def encode_request(request: RecommendRequest) -> pb.RecommendRequest:
