@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = terminal.Parser(
         prog="python -m engine", description="Serves LLM-SRec recommenders over gRPC."
     )
     parser.add_argument(
@@ -59,17 +59,19 @@ def make_parser() -> argparse.ArgumentParser:
         )
 
     serving = add("serve", "answer Recommend calls from a bundle, until SIGTERM", SERVE_EXAMPLE)
-    serving.add_argument("bundle", type=Path, metavar="BUNDLE")
-    serving.add_argument("--config", type=Path, metavar="FILE.toml", help="default: all defaults")
+    serving.add_argument("bundle", type=parse_path, metavar="BUNDLE")
+    serving.add_argument(
+        "--config", type=parse_path, metavar="FILE.toml", help="default: all defaults"
+    )
     serving.add_argument("--listen", metavar="HOST:PORT", help="overrides server.listen")
     serving.set_defaults(run=run_serve)
 
     checking = add("check", "verify a bundle", CHECK_EXAMPLE)
-    checking.add_argument("bundle", type=Path, metavar="BUNDLE")
+    checking.add_argument("bundle", type=parse_path, metavar="BUNDLE")
     checking.set_defaults(run=run_check)
 
     rebuilding = add("rebuild", "compile a bundle's TensorRT plan anew", REBUILD_EXAMPLE)
-    rebuilding.add_argument("bundle", type=Path, metavar="BUNDLE")
+    rebuilding.add_argument("bundle", type=parse_path, metavar="BUNDLE")
     rebuilding.add_argument(
         "--target",
         dest="targets",
@@ -84,6 +86,13 @@ def make_parser() -> argparse.ArgumentParser:
     asking_command.add_arguments(asking)
     asking.set_defaults(run=asking_command.run)
     return parser
+
+
+def parse_path(text: str) -> Path:
+    """Refuse what names nothing: an empty path would be the folder that one stands in."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
 
 
 def run_serve(options: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = terminal.Parser(
         prog="python export/build_engine.py",
         description="Export a checkpoint, compare it with PyTorch, and write a bundle to serve.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

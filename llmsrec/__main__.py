@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m llmsrec", description=__doc__)
+    parser = terminal.Parser(prog="python -m llmsrec", description=__doc__)
     parser.add_argument(
         "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
     )

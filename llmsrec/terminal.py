@@ -1,5 +1,6 @@
 """What the command lines share: any text on any terminal, errors of one line, a quiet end."""
 
+import argparse
 import errno
 import functools
 import io
@@ -9,7 +10,7 @@ import signal
 import sys
 import unicodedata
 from collections.abc import Callable
-from typing import ParamSpec, TextIO
+from typing import NoReturn, ParamSpec, TextIO
 
 Parameters = ParamSpec("Parameters")
 
@@ -47,6 +48,13 @@ def command(main: Callable[Parameters, int]) -> Callable[Parameters, int]:
             return 1
 
     return run
+
+
+class Parser(argparse.ArgumentParser):
+    """Names what was typed wrong on one line."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 def write_error(text: str) -> None:

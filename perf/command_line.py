@@ -25,7 +25,7 @@ def main(program: str, summary: str | None, commands: Mapping[str, tuple[str, st
     `commands` gives each one's summary and module, which is imported only for that command: most
     need PyTorch. Its `run` gives figures, or the exit code where it prints a report of its own.
     """
-    parser = argparse.ArgumentParser(prog=program, description=summary)
+    parser = terminal.Parser(prog=program, description=summary)
     release = f"llmsrec-engine {version('llmsrec-engine')}"
     parser.add_argument("--version", action="version", version=release)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
