@@ -1,22 +1,16 @@
 """The command line: serve a bundle, check one, ask a running server."""
 
 import argparse
-import contextlib
 import importlib
-import math
-import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from engine.commands import recommend_arguments
 from engine.errors import EngineError
-from engine.request import Interaction
 from engine.signals import StopSignals
-
-_TIMESTAMP = re.compile(r"\d+", re.ASCII)
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+from llmsrec import terminal
 
 SERVE_EXAMPLE = "example: python -m engine serve bundle --config server.toml --listen 0.0.0.0:50051"
 CHECK_EXAMPLE = "example: python -m engine check bundle"
@@ -25,13 +19,9 @@ A plan serves the library version and the GPUs that it was compiled for. This co
 a TensorRT bundle anew, with the library that is installed.
 
 example: python -m engine rebuild bundle --target 8.9"""
-RECOMMEND_EXAMPLE = """\
-An item is ID, ID@TIMESTAMP_MS or ID@YYYY-MM-DD (midnight UTC). What follows the last @ counts as
-the time only if it is one: `me@home` is an id. An id that itself ends so needs a time of its own.
-
-example: python -m engine recommend 127.0.0.1:50051 --item 50@1997-11-22 --item 181 -k 5"""
 
 
+@terminal.command
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
@@ -40,10 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except EngineError as error:
-        sys.stderr.write(f"error: {error}\n")
+        terminal.write_error(str(error))
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -57,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = terminal.Parser(
         prog="python -m engine", description="Serves LLM-SRec recommenders over gRPC."
     )
     parser.add_argument(
@@ -75,8 +63,10 @@ def make_parser() -> argparse.ArgumentParser:
         )
 
     serving = add("serve", "answer Recommend calls from a bundle, until SIGTERM", SERVE_EXAMPLE)
-    serving.add_argument("bundle", type=Path, nargs="?", metavar="BUNDLE")
-    serving.add_argument("--config", type=Path, metavar="FILE.toml", help="default: all defaults")
+    serving.add_argument("bundle", type=parse_path, nargs="?", metavar="BUNDLE")
+    serving.add_argument(
+        "--config", type=parse_path, metavar="FILE.toml", help="default: all defaults"
+    )
     serving.add_argument(
         "--listen",
         metavar="ADDRESS",
@@ -89,10 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
 
     checking = add("check", "verify a bundle", CHECK_EXAMPLE)
-    checking.add_argument("bundle", type=Path, metavar="BUNDLE")
+    checking.add_argument("bundle", type=parse_path, metavar="BUNDLE")
 
     rebuilding = add("rebuild", "compile a bundle's TensorRT plan anew", REBUILD_EXAMPLE)
-    rebuilding.add_argument("bundle", type=Path, metavar="BUNDLE")
+    rebuilding.add_argument("bundle", type=parse_path, metavar="BUNDLE")
     rebuilding.add_argument(
         "--target",
         dest="targets",
@@ -102,54 +92,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="compute capability to compile for, repeatable; default: as before",
     )
 
-    asking = add("recommend", "ask a running server", RECOMMEND_EXAMPLE)
-    asking.add_argument("address", metavar="HOST:PORT")
-    asking.add_argument(
-        "--item",
-        dest="history",
-        action="append",
-        required=True,
-        type=parse_interaction,
-        metavar="ID[@TIME]",
-        help="one interaction; repeat it, oldest first",
-    )
-    asking.add_argument("-k", type=int, help="how many items to return (default: 10)")
-    asking.add_argument("--include-seen", action="store_true", help="allow items of the history")
-    asking.add_argument("--exclude", action="append", default=[], metavar="ID", help="repeatable")
-    asking.add_argument(
-        "--timeout", type=parse_timeout, default=5.0, metavar="SECONDS", help="default: 5"
-    )
+    asking = add("recommend", "ask a running server", recommend_arguments.EXAMPLE)
+    recommend_arguments.add_arguments(asking)
     return parser
 
 
-def parse_interaction(text: str) -> Interaction:
-    """Split `ID[@TIME]` at its last @ where a time follows it."""
-    item_id, _, time = text.rpartition("@")
-    timestamp_ms = parse_time(time) if item_id else None
-    if timestamp_ms is None:
-        item_id = text
-    if not item_id:
-        raise argparse.ArgumentTypeError("an item id is empty")
-    return Interaction(item_id, timestamp_ms)
-
-
-def parse_time(text: str) -> int | None:
-    """Read milliseconds since 1970 or a UTC date; None where the text is neither."""
-    if _TIMESTAMP.fullmatch(text):
-        return int(text)
-    if not _DATE.fullmatch(text):
-        return None
-    try:
-        return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1000
-    except ValueError:
-        return None
-
-
-def parse_timeout(text: str) -> float:
-    with contextlib.suppress(ValueError):
-        if 0 < (seconds := float(text)) < math.inf:
-            return seconds
-    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+def parse_path(text: str) -> Path:
+    """Refuse what names nothing: an empty path would be the folder that one stands in."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no path")
+    return Path(text)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ EngineError
 ├── DeadlineExpired     DEADLINE_EXCEEDED    request      the caller no longer waits
 ├── ShuttingDown        UNAVAILABLE          request      another replica answers
 ├── CallFailed          the server's         request      what a server said instead of an answer
+├── RecommenderClosed   FAILED_PRECONDITION  request      it was asked after its close
 ├── EncodingFailed      INTERNAL             micro-batch  the encoder gave no finite vector
 ├── GpuFailed           UNAVAILABLE          device       a call of CUDA failed, as all will now
 ├── BackendUnavailable  FAILED_PRECONDITION  machine      a wheel, driver, kernel, memory lacks
@@ -38,6 +39,7 @@ class InvalidRequest(EngineError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class Overloaded(EngineError):
@@ -58,6 +60,10 @@ class CallFailed(EngineError):
     def __init__(self, status: str, text: str) -> None:
         super().__init__(text)
         self.status = status
+
+
+class RecommenderClosed(EngineError):
+    status = "FAILED_PRECONDITION"
 
 
 class EncodingFailed(EngineError):

@@ -5,25 +5,32 @@ request ─► render ─┼─► split by length ─► encode ─► retrieve
 request ─► render ─┘   micro-batches      [B, D]    top-k rows
 """
 
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from engine.assemble import assemble
 from engine.batching.run import run_batch
 from engine.config import Config
+from engine.errors import BundleError, ConfigError, InvalidRequest, RecommenderClosed
 from engine.live import Generation, open_generation
 from engine.request import Interaction, Recommendation, RecommendRequest
+from engine.request_types import check_histories, check_requests
 
 
 class Recommender:
     """One bundle, ready to answer; calls from several threads are run one beside the other."""
 
     def __init__(self, generation: Generation) -> None:
-        self._generation = generation
+        if not isinstance(generation, Generation):
+            raise BundleError(f"{generation!r} is no generation; use Recommender.open(bundle)")
+        self._opened: Generation | None = generation
 
     @classmethod
     def open(cls, bundle: Path | str, config: Config | None = None) -> "Recommender":
@@ -33,8 +40,9 @@ class Recommender:
             BundleError: the bundle is damaged or cannot be served here.
             BackendUnavailable: what it needs of this machine is missing.
             PlanError: its TensorRT plan is not for this GPU or library.
+            ConfigError: the configuration is none, or holds what a file's may not.
         """
-        return cls(open_generation(Path(bundle), config or Config()))
+        return cls(open_generation(_check_path(bundle), _check_config(config)))
 
     @property
     def model_version(self) -> str:
@@ -50,8 +58,10 @@ class Recommender:
 
     @property
     def item_vectors(self) -> NDArray[np.float32]:
-        """The item vectors `[N, D]` float32, in the order of `item_ids`; not to be written to."""
-        return self._generation.catalogue.item_vectors
+        """The item vectors `[N, D]` float32, in the order of `item_ids`; read-only."""
+        vectors = self._generation.catalogue.item_vectors.view()
+        vectors.flags.writeable = False
+        return vectors
 
     def recommend(self, requests: Sequence[RecommendRequest]) -> list[Recommendation]:
         """Answer requests in micro-batches of similar length, in the order given.
@@ -59,29 +69,36 @@ class Recommender:
         Raises:
             InvalidRequest: one of them cannot be answered; then none is.
             EncodingFailed: a user vector is not finite.
+            RecommenderClosed: it was closed.
         """
         generation, received = self._generation, time.monotonic()
-        rendered = [generation.render(request, received) for request in requests]
+        rendered = []
+        for place, request in enumerate(check_requests(requests)):
+            with _naming(f"requests[{place}]."):
+                rendered.append(generation.render(request, received))
         queries = [each.query for each in rendered]
         answers: dict[int, Recommendation] = {}
         for members, size in generation.limits.split([len(query.prompt) for query in queries]):
             outcomes = run_batch(generation, [queries[index] for index in members], size)
             for index, outcome in zip(members, outcomes, strict=True):
                 answers[index] = assemble(rendered[index], outcome)
-        return [answers[index] for index in range(len(requests))]
+        return [answers[index] for index in range(len(rendered))]
 
     def encode_users(self, histories: Sequence[Sequence[Interaction]]) -> NDArray[np.float32]:
         """Give the user vectors `[len(histories), D]` float32.
 
         Raises:
             InvalidRequest: a history holds no item of the catalogue.
+            RecommenderClosed: it was closed.
         """
         generation, received = self._generation, time.monotonic()
-        prompts = [
-            generation.render(RecommendRequest(history), received).query.prompt
-            for history in histories
-        ]
-        vectors = np.empty((len(prompts), self.item_vectors.shape[1]), np.float32)
+        prompts = []
+        for place, history in enumerate(check_histories(histories)):
+            with _naming(f"histories[{place}]", "history"):
+                rendered = generation.render(RecommendRequest(history), received)
+            prompts.append(rendered.query.prompt)
+        vector_dim = generation.catalogue.item_vectors.shape[1]
+        vectors = np.empty((len(prompts), vector_dim), np.float32)
         for members, size in generation.limits.split([len(prompt) for prompt in prompts]):
             batch = [prompts[index] for index in members]
             vectors[members] = generation.pipeline.encode(batch, size, "user_vector")
@@ -89,4 +106,41 @@ class Recommender:
 
     def close(self) -> None:
         """Release what encodes and ranks; a second call does nothing."""
-        self._generation.close()
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @property
+    def _generation(self) -> Generation:
+        if self._opened is None:
+            raise RecommenderClosed("the recommender is closed; open the bundle again")
+        return self._opened
+
+
+@contextmanager
+def _naming(path: str, replaced: str = "") -> Iterator[None]:
+    """Name what is wrong with one of many by its path among them."""
+    try:
+        yield
+    except InvalidRequest as error:
+        raise InvalidRequest(path + error.field.removeprefix(replaced), error.problem) from error
+
+
+def _check_path(bundle: object) -> Path:
+    path = os.fspath(bundle) if isinstance(bundle, (str, os.PathLike)) else None
+    if isinstance(path, str) and "\0" not in path:
+        return Path(path)
+    raise BundleError(f"{bundle!r} is no path of a bundle; give that of its folder")
+
+
+def _check_config(config: object) -> Config:
+    """Hold a configuration that was made in Python to what a file's is held to."""
+    if config is None:
+        return Config()
+    if not isinstance(config, Config):
+        found = type(config).__name__
+        raise ConfigError(f"config: is {found}, expected Config; read a file with load_config")
+    try:
+        return msgspec.convert(msgspec.to_builtins(config), Config)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise ConfigError(f"config: {error}") from error

@@ -2,6 +2,7 @@
 
 import enum
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 
@@ -16,9 +17,9 @@ class RecommendRequest:
     history: Sequence[Interaction]
     """The interaction sequence, oldest first."""
     k: int | None = None
-    """How many items to rank; None is 10, or the whole catalogue where that is less."""
+    """How many items to return; None gives 10, or the whole catalogue where that is less."""
     include_seen: bool = False
-    excluded_item_ids: Sequence[str] = ()
+    excluded_item_ids: Sequence[str] | AbstractSet[str] = ()
 
 
 class IgnoredReason(enum.Enum):

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from engine import Interaction, Recommendation, RecommendRequest
 from engine.rpc.client import recommend
+from llmsrec import terminal
 from llmsrec.dataset import Dataset
 from llmsrec.movielens import load_movielens
 
@@ -22,6 +23,7 @@ USERS = (0, 100, 500)
 NUM_SHOWN = 10
 
 
+@terminal.command
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path, help="a bundle of the MovieLens-100K checkpoint")

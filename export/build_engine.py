@@ -17,32 +17,36 @@ from engine.bundle.manifest import Backend, LibraryName, Precision
 from engine.errors import EngineError
 from engine.sizes import Size
 from export.errors import BuildError
+from llmsrec import terminal
 from llmsrec.errors import LLMSRecError
 from llmsrec.prompt import MAX_PROMPT_TOKENS
 
 
+@terminal.command
 def main() -> int:
     arguments = make_parser().parse_args()
     try:
         command = importlib.import_module("export.command")  # only now: it imports PyTorch
     except ModuleNotFoundError as error:
         remedy = "install what building needs with pip install 'llmsrec-engine[export]'"
-        sys.stderr.write(f"error: {error}; {remedy}\n")
+        terminal.write_error(f"{error}; {remedy}")
         return 1
     try:
         command.run(arguments)
     except (BuildError, EngineError, LLMSRecError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        terminal.write_error(str(error))
         return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
         remedy = "free some space or mend the path"
-        sys.stderr.write(f"error: {error}; {remedy}; nothing was left half written\n")
+        terminal.write_error(f"{error}; {remedy}; nothing was left half written")
         return 1
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = terminal.Parser(
         prog="python export/build_engine.py",
         description="Export a checkpoint, compare it with PyTorch, and write a bundle to serve.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,

@@ -5,7 +5,7 @@ import importlib
 import sys
 from importlib.metadata import version
 
-from llmsrec import arguments
+from llmsrec import arguments, terminal
 from llmsrec.errors import LLMSRecError
 
 COMMANDS = {
@@ -41,24 +41,27 @@ COMMANDS = {
 _REMEDY = "install what training needs with pip install 'llmsrec-engine[train]'"
 
 
+@terminal.command
 def main() -> int:
     options = make_parser().parse_args()
     try:
         importlib.import_module(options.module).run(options)
     except ModuleNotFoundError as error:
-        sys.stderr.write(f"error: {error}; {_REMEDY}\n")
+        terminal.write_error(f"{error}; {_REMEDY}")
         return 1
     except LLMSRecError as error:
-        sys.stderr.write(f"error: {error}\n")
+        terminal.write_error(str(error))
         return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        sys.stderr.write(f"error: {error}; mend this and repeat: nothing was left half written\n")
+        terminal.write_error(f"{error}; mend this and repeat: nothing was left half written")
         return 1
     return 0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m llmsrec", description=__doc__)
+    parser = terminal.Parser(prog="python -m llmsrec", description=__doc__)
     parser.add_argument(
         "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
     )

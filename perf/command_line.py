@@ -9,6 +9,7 @@ from importlib.metadata import version
 import msgspec
 
 from engine.errors import EngineError
+from llmsrec import terminal
 from llmsrec.errors import LLMSRecError
 from perf.errors import MeasureError
 
@@ -17,13 +18,14 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
     """Shows the defaults, and the docstring as it is."""
 
 
+@terminal.command
 def main(program: str, summary: str | None, commands: Mapping[str, tuple[str, str]]) -> int:
     """Run the command that was named; figures that it gives are printed as JSON.
 
     `commands` gives each one's summary and module, which is imported only for that command: most
     need PyTorch. Its `run` gives figures, or the exit code where it prints a report of its own.
     """
-    parser = argparse.ArgumentParser(prog=program, description=summary)
+    parser = terminal.Parser(prog=program, description=summary)
     release = f"llmsrec-engine {version('llmsrec-engine')}"
     parser.add_argument("--version", action="version", version=release)
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -38,7 +40,7 @@ def main(program: str, summary: str | None, commands: Mapping[str, tuple[str, st
     try:
         result: msgspec.Struct | int = options.run(options)
     except (EngineError, LLMSRecError, MeasureError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        terminal.write_error(str(error))
         return 1
     if isinstance(result, int):
         return result

@@ -26,13 +26,14 @@ import numpy as np
 from engine.bundle.opened import open_bundle
 from engine.errors import CallFailed
 from engine.query import Query
+from engine.rpc.target import parse_target
 from llmsrec.progress import track
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.answers import Vectors, require_rankings, tolerance_of
 from perf.command_line import count
 from perf.engine_access import Encode, Engine, ranked_items, read_message
 from perf.load.batches import Batches, summarise_batches
-from perf.load.client import METHOD, UNLIMITED
+from perf.load.client import METHOD
 from perf.load.drawn import draw_schedule
 from perf.load.options import LoadOptions
 from perf.server_process import serving
@@ -157,7 +158,8 @@ async def time_server(
         for place, message in waiting:
             replies[place] = await call(message)
 
-    async with grpc.aio.insecure_channel(address, options=UNLIMITED) as channel:
+    target = parse_target(address)
+    async with grpc.aio.insecure_channel(target.name, options=target.options) as channel:
         await channel.channel_ready()
         await asyncio.sleep(PAUSE_S)
         started = time.perf_counter()

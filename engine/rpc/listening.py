@@ -5,28 +5,14 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
 
 from engine.errors import ConfigError
-
-MAX_SOCKET_PATH_BYTES = 107
-"""Source: unix(7), whose addresses hold 108 bytes with the closing zero."""
+from engine.rpc.address import Address, TcpAddress, UnixAddress, parse_address
 
 _NO_IPV6 = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
-
-
-@dataclass(frozen=True, slots=True)
-class TcpAddress:
-    host: str
-    port: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnixAddress:
-    path: Path
 
 
 def require_free(listen: str) -> None:
@@ -35,11 +21,11 @@ def require_free(listen: str) -> None:
     Raises:
         ConfigError: it is no address, its host is unknown, or one of its addresses cannot be had.
     """
-    match parse_listen(listen):
+    match _parse(listen):
         case UnixAddress(path):
-            _require_free_path(listen, path)
+            _require_free_path(listen, Path(path))
         case TcpAddress(host, port):
-            for address, _ in _resolve(listen, host):
+            for address in _resolve(listen, host):
                 _require_free_port(listen, address, port)
 
 
@@ -50,62 +36,25 @@ def listen_on(server: grpc.aio.Server, listen: str) -> str:
         ConfigError: as `require_free`.
     """
     require_free(listen)
-    parsed = parse_listen(listen)
-    if isinstance(parsed, UnixAddress):
-        _add(server, listen, f"unix:{parsed.path}")
-        return f"unix:{parsed.path}"
-    port = parsed.port
-    for _, host in _resolve(listen, parsed.host):
-        port = _add(server, listen, f"{host}:{port}")
-    host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
-    return f"{host}:{port}"
+    address = _parse(listen)
+    if isinstance(address, UnixAddress):
+        _add(server, listen, str(address))
+        return str(address)
+    port = address.port
+    for _, host in _resolve(listen, address.host):
+        port = _add(server, listen, str(TcpAddress(host, port)))
+    return str(TcpAddress(address.host, port))
 
 
-def parse_listen(listen: str) -> TcpAddress | UnixAddress:
-    """Read `HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`.
-
-    Raises:
-        ConfigError: it is none of them; the text says what to write.
-    """
-    if listen.startswith("unix:"):
-        return _parse_unix(listen)
-    scheme, separator, _ = listen.partition("://")
-    if separator:
-        raise _refuse(listen, f"leave out {scheme}://, and give HOST:PORT or unix:PATH")
-    host, colon, port = listen.rpartition(":")
-    if not colon or listen.endswith("]"):
-        raise _refuse(listen, f"the port is missing; give HOST:PORT, such as {listen}:50051")
-    if not host:
-        hosts = f"127.0.0.1:{port} for this machine alone or 0.0.0.0:{port} for every one"
-        raise _refuse(listen, f"the host is missing; give {hosts}")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise _refuse(listen, f"write an IPv6 address in brackets, such as [{host}]:{port}")
-    return TcpAddress(host, _parse_port(listen, port))
+def _parse(listen: str) -> Address:
+    try:
+        return parse_address(listen)
+    except ConfigError as error:
+        raise _refuse(listen, f"{error}; give HOST:PORT or unix:PATH") from error
 
 
-def _parse_unix(listen: str) -> UnixAddress:
-    path = listen.removeprefix("unix:")
-    if path.startswith("//"):
-        path = path[2:]
-    if not path or path.endswith("/") or "\0" in path:
-        raise _refuse(listen, "name the socket's file, such as unix:/run/llmsrec.sock")
-    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
-        raise _refuse(listen, f"the path has more than {MAX_SOCKET_PATH_BYTES} bytes")
-    return UnixAddress(Path(path))
-
-
-def _parse_port(listen: str, port: str) -> int:
-    if not (port.isascii() and port.isdigit()):
-        raise _refuse(listen, f"the port {port!r} is no number; give HOST:PORT")
-    if len(port) > len("65535") or int(port) > 65_535:
-        raise _refuse(listen, f"the port {port} is not between 0 and 65535")
-    return int(port)
-
-
-def _resolve(listen: str, host: str) -> Iterator[tuple[tuple[socket.AddressFamily, str], str]]:
-    """Give each address of a host, but IPv6's own loopback where IPv6 is off, and as gRPC has it.
+def _resolve(listen: str, host: str) -> Iterator[tuple[socket.AddressFamily, str]]:
+    """Give each address of a host, but IPv6's own loopback where IPv6 is off.
 
     gRPC would be content with one of them, and another program could hold the rest.
     """
@@ -119,7 +68,7 @@ def _resolve(listen: str, host: str) -> Iterator[tuple[tuple[socket.AddressFamil
         numeric, _ = socket.getnameinfo(sockaddr, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
         if numeric == "::1" and _has_no_ipv6():
             continue
-        yield (family, numeric), f"[{numeric}]" if family == socket.AF_INET6 else numeric
+        yield family, numeric
 
 
 def _has_no_ipv6() -> bool:

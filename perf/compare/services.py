@@ -13,6 +13,7 @@ import grpc
 
 from engine import Interaction, RecommendRequest
 from engine.bundle.opened import ITEMS_FILE
+from engine.rpc.target import parse_target
 from engine.rpc.wire import encode_request
 from llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 from perf.compare.contenders import EXTRA
@@ -38,9 +39,12 @@ class Service(NamedTuple):
 @contextmanager
 def our_service(bundle: Path, precision: str) -> Iterator[Service]:
     with serving(bundle) as server, ExitStack() as channels:
+        target = parse_target(server.address)
 
         def connect() -> Ask:
-            channel = channels.enter_context(grpc.insecure_channel(server.address))
+            channel = channels.enter_context(
+                grpc.insecure_channel(target.name, options=target.options)
+            )
             stub = RecommenderServiceStub(channel)
 
             def ask(history: Sequence[Interaction]) -> list[str]:

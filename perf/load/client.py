@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import grpc
 
+from engine.rpc.target import parse_target
 from llmsrec.v1 import recommender_pb2 as pb
 from perf.load.schedule import Schedule
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RecommenderService"]
 METHOD = f"/{SERVICE.full_name}/Recommend"
-UNLIMITED = [("grpc.max_receive_message_length", -1)]
 CONNECT_SECONDS = 10.0
 PROGRESS_SECONDS = 0.2
 
@@ -64,7 +64,8 @@ def run_client(task: ClientTask, parent: Connection) -> None:
 
 async def ask_all(task: ClientTask, parent: Connection) -> list[SentRequest]:
     """Do as `run_client` does, but return what was sent."""
-    async with grpc.aio.insecure_channel(task.address, options=UNLIMITED) as channel:
+    target = parse_target(task.address)
+    async with grpc.aio.insecure_channel(target.name, options=target.options) as channel:
         async with asyncio.timeout(CONNECT_SECONDS):
             await channel.channel_ready()
         parent.send(0)

@@ -69,7 +69,7 @@ def draw_histories(
     return np.split(rows, np.cumsum(lengths)[:-1])
 
 
-def _encode(history: NDArray[np.int64], item_ids: Sequence[str], k: int) -> bytes:
+def _encode(history: NDArray[np.int64], item_ids: Sequence[str], k: int | None) -> bytes:
     """Serialise a request whose interactions lie a day apart."""
     interactions = [
         Interaction(item_ids[row], FIRST_INTERACTION_MS + index * MS_PER_DAY)

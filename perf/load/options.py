@@ -7,12 +7,13 @@ from typing import Literal, get_args
 
 import msgspec
 
+from engine.errors import ConfigError
+from engine.rpc.target import parse_target as parse_address
 from perf.command_line import count, not_negative, positive, share
 from perf.errors import MeasureError
 
 Arrivals = Literal["poisson", "constant"]
 
-_ADDRESS = re.compile(r".+:\d+", re.ASCII)
 _NUMBER = r"\d+(?:\.\d+)?"
 _OVERLOAD = re.compile(rf"({_NUMBER})\+({_NUMBER})x({_NUMBER})", re.ASCII)
 _LENGTHS = re.compile(rf"(\d+)-(\d+)=({_NUMBER})", re.ASCII)
@@ -51,7 +52,8 @@ class LoadOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How much more often popular items occur; 0 makes all items alike."""
     repeat_share: float = 0.2
     """The share of requests that bring an earlier user's history again."""
-    k: int = 10
+    k: int | None = None
+    """How many items each request asks for; None leaves it to the server."""
     seed: int = 0
     num_processes: int = 2
     deadline_ms: float = 10_000.0
@@ -84,7 +86,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     summary = "popularity falls with rank^-EXPONENT"
     add("--zipf", dest="zipf_exponent", type=not_negative, metavar="EXPONENT", help=summary)
     add("--repeat-share", type=share, metavar="SHARE", help="of users who were there before")
-    add("-k", type=count, help="items to ask for")
+    add("-k", type=count, help="items to ask for, or as many as the server gives")
     add("--seed", type=int, help="of all that is drawn")
 
     add = parser.add_argument_group("clients").add_argument
@@ -132,9 +134,12 @@ def parse_target(text: str) -> Path | str:
     """Give the folder of a bundle as a path, or an address as a string."""
     if Path(text).is_dir():
         return Path(text)
-    if _ADDRESS.fullmatch(text):
-        return text
-    raise argparse.ArgumentTypeError(f"{text!r} is neither the folder of a bundle nor HOST:PORT")
+    try:
+        return parse_address(text).name
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither the folder of a bundle nor an address: {error}"
+        ) from error
 
 
 def parse_overloads(text: str) -> tuple[Overload, ...]:

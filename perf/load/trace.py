@@ -1,5 +1,7 @@
 """Reads a recorded trace: JSON lines of `offset_ms`, `history` and `k`, in the order of sending.
 
+Without a k the server gives as many items as it does of itself.
+
 {"offset_ms": 12.5, "history": [{"item_id": "50", "timestamp_ms": 879984000000}], "k": 10}
 """
 
@@ -25,7 +27,7 @@ class _TracedInteraction(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 class _TracedRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     offset_ms: Annotated[float, msgspec.Meta(ge=0)]
     history: Sequence[_TracedInteraction]
-    k: int = 10
+    k: int | None = None
 
     def encode(self) -> bytes:
         history = [Interaction(each.item_id, each.timestamp_ms) for each in self.history]

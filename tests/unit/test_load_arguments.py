@@ -67,7 +67,8 @@ def test_flag_that_a_trace_makes_needless_is_named(flags: str) -> None:
 
 def test_target_is_a_folder_or_an_address(tmp_path: Path) -> None:
     assert parse("--rate", "1", target=str(tmp_path)).target == tmp_path
-    assert parse("--rate", "1", target="[::1]:80").target == "[::1]:80"
+    for address in ("[::1]:80", "localhost:50051", "unix:/run/engine.sock"):
+        assert parse("--rate", "1", target=address).target == address
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,20 @@ def test_wrong_usage_exits_with_two(flags: str, capsys: pytest.CaptureFixture[st
     assert "parse_" not in capsys.readouterr().err
 
 
-def test_target_that_is_neither_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("target", "problem"),
+    [
+        ("absent/bundle", "it has a path"),
+        ("localhost", "it has no port"),
+        ("http://localhost:50051", "leave out 'http://'"),
+        ("localhost:70000", "70000 is not between 1 and 65535"),
+    ],
+)
+def test_target_that_is_neither_is_refused(
+    target: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        parse("--rate", "1", target="absent/bundle")
-    assert "'absent/bundle' is neither the folder of a bundle" in capsys.readouterr().err
+        parse("--rate", "1", target=target)
+    error = capsys.readouterr().err
+    assert f"'{target}' is neither the folder of a bundle nor an address" in error
+    assert problem in error

@@ -27,7 +27,7 @@ def test_trace_is_replayed_as_it_was_recorded(tmp_path: Path) -> None:
     assert (schedule.warm_up_s, schedule.duration_s, schedule.num_measured()) == (1.0, 1.0, 2)
     assert schedule.message_rows.tolist() == [0, 1, 1]
     first, second = (decode_request(pb.RecommendRequest.FromString(m)) for m in schedule.messages)
-    assert (first.history, first.k) == ([Interaction("5", 12), Interaction("é")], 10)
+    assert (first.history, first.k) == ([Interaction("5", 12), Interaction("é")], None)
     assert (second.history, second.k) == ([Interaction("7")], 3)
 
 

@@ -82,8 +82,8 @@ def test_bad_request_names_its_field(
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
         recommender.recommend([RecommendRequest(history(1)), request_])
-    assert str(caught.value).startswith(message)
-    assert message.startswith(caught.value.field + ": ")
+    assert str(caught.value).startswith(f"requests[1].{message}")
+    assert f"requests[1].{message}".startswith(caught.value.field + ": ")
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ TIMESTAMPS = st.none() | st.integers(-(2**63), 2**63 - 1)
 REQUESTS = st.builds(
     RecommendRequest,
     history=st.lists(st.builds(Interaction, ITEM_IDS, TIMESTAMPS), max_size=4),
-    k=st.integers(0, 2**32 - 1),
+    k=st.none() | st.integers(0, 2**32 - 1),
     include_seen=st.booleans(),
     excluded_item_ids=st.lists(ITEM_IDS, max_size=3),
 )
@@ -68,7 +68,7 @@ def test_older_server_tells_no_micro_batch() -> None:
     assert decode_recommendation(message).micro_batch is None
 
 
-def test_absent_k_is_not_zero() -> None:
+def test_absent_k_is_left_to_the_server() -> None:
     assert decode_request(pb.RecommendRequest()).k is None
     assert decode_request(pb.RecommendRequest(k=0)).k == 0
 
