@@ -1,5 +1,6 @@
 """The README's code runs, its commands exist with the flags it names, its links lead somewhere."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -74,6 +75,27 @@ def test_settings_are_all_there_with_their_defaults() -> None:
     }
     assert written == {**defaults, "batcher": usual}
     assert msgspec.toml.decode(text, type=Config)
+
+
+LIMITS = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+SETTINGS = [
+    (f"{section}.{key}", value)
+    for section, values in msgspec.to_builtins(Config()).items()
+    for key, value in values.items()
+]
+
+
+@pytest.mark.parametrize(("setting", "default"), SETTINGS, ids=[name for name, _ in SETTINGS])
+def test_bound_is_listed_with_its_default_and_range(setting: str, default: object) -> None:
+    (row,) = (line for line in LIMITS.splitlines() if f"`{setting}`" in line)
+    _, _, told, source, _ = row.split("|", 4)
+    if default is not None:
+        assert json.dumps(default) in re.findall(r'[\d.]+|"[^"]+"', told)
+    section, key = setting.split(".")
+    bounds = re.search(r"(\d+) to (\d+)", source)
+    for beyond in [int(bounds[1]) - 1, int(bounds[2]) + 1] if bounds else []:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.toml.decode(f"[{section}]\n{key} = {beyond}", type=Config)
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
