@@ -133,7 +133,7 @@ def test_long_history_is_answered_like_its_newest_ten(recommender: Recommender) 
     seen, unseen = item_ids[:-20], item_ids[-20:]
     rng = np.random.default_rng(0)
     chosen = [*rng.choice(seen, 10_000 - len(seen)).tolist(), *seen]
-    times = np.sort(rng.integers(0, prompt.MAX_TIMESTAMP_MS, len(chosen))).tolist()
+    times = np.sort(rng.integers(10**11, prompt.MAX_TIMESTAMP_MS, len(chosen))).tolist()
     history = [Interaction(*pair) for pair in zip(chosen, times, strict=True)]
     newest = history[-prompt.MAX_INTERACTIONS :]
     assert_same_vectors(recommender.encode_users([history]), recommender.encode_users([newest]))
