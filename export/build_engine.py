@@ -48,7 +48,8 @@ def main() -> int:
 def make_parser() -> argparse.ArgumentParser:
     parser = terminal.Parser(
         prog="python export/build_engine.py",
-        description="Export a checkpoint, compare it with PyTorch, and write a bundle to serve.",
+        description="Export a checkpoint, compare it with PyTorch, and write a bundle to serve."
+        " Both read the same LLM: only its SHA-256 says that it is the training's.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(

@@ -225,7 +225,7 @@ def _read_histories(path: Path, num_items: int) -> list[History]:
 
 
 def _require(path: Path) -> None:
-    if not path.exists():
+    if not path.is_file():
         raise CheckpointError(f"{path.parent} lacks {path.name}; copy the whole checkpoint")
 
 
@@ -241,6 +241,10 @@ def _read_tensors(path: Path, expected: Mapping[str, torch.Size]) -> dict[str, T
             raise CheckpointError(
                 f"{path}: {name} is {'missing' if found is None else list(found)},"
                 f" expected {list(shape)}; copy all files of one checkpoint"
+            )
+        if not tensors[name].is_floating_point() or not tensors[name].isfinite().all():
+            raise CheckpointError(
+                f"{path}: {name} holds NaN, infinity or no real numbers; copy or train it again"
             )
     return {name: tensors[name].float() for name in expected}
 

@@ -17,6 +17,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint.require_replaceable(output)
     with claimed(output):
         files = read_reference(arguments.weights)
+        sys.stderr.writelines(f"note: {note}\n" for note in files.notes)
         imported = to_checkpoint(files, llm.locate(arguments.llm))
         imported.load_model()
         checkpoint.save(output, imported)

@@ -6,14 +6,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from llmsrec.encoding import NUM_HISTORIES, History
+from llmsrec.encoding import History
 from llmsrec.errors import CheckpointError
 from llmsrec.model import COLLABORATIVE_DIM, HEAD_WIDTH, VECTOR_DIM
-from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
-from llmsrec.unpickle import load_pickle, load_torch
-
-MISSING_TITLE = "No Title"
-"""What the published code puts into a prompt for an item without a title."""
+from llmsrec.reference_texts import read_dictionary
+from llmsrec.unpickle import load_torch
 
 _MLP_FILES = {
     "item_emb_proj": "_item_proj.pt",
@@ -37,6 +34,8 @@ class ReferenceFiles:
     """The newest interactions of some users, for comparisons."""
     sasrec: dict[str, Tensor]
     """The whole SASRec, whose `item_emb.weight` has the padding in row 0."""
+    notes: list[str]
+    """What a user should know of the titles and times, a sentence each."""
 
 
 def read_reference(weights_dir: Path) -> ReferenceFiles:
@@ -47,13 +46,14 @@ def read_reference(weights_dir: Path) -> ReferenceFiles:
     """
     sasrec = _read_sasrec(_only_file(weights_dir, _SASREC_FILES))
     item_table = sasrec["item_emb.weight"][1:].clone()  # [N, 64]
-    titles, histories = _read_dictionary(weights_dir / _TITLE_FILE, len(item_table))
+    texts = read_dictionary(weights_dir / _TITLE_FILE, len(item_table))
     return ReferenceFiles(
         heads=_read_heads(weights_dir),
         item_table=item_table,
-        titles=titles,
-        histories=histories,
+        titles=texts.titles,
+        histories=texts.histories,
         sasrec=sasrec,
+        notes=texts.notes,
     )
 
 
@@ -137,63 +137,6 @@ def _read_sasrec(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _read_dictionary(path: Path, num_items: int) -> tuple[list[str], list[History]]:
-    if not path.exists():
-        raise CheckpointError(f"{path.parent} lacks {path.name}, the titles of the items")
-    content = load_pickle(path)
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}")
-    titles, times = content.get("title"), content.get("time")
-    if not isinstance(titles, Mapping) or not isinstance(times, Mapping):
-        raise CheckpointError(
-            f"{path}: expected a dictionary with the items' titles as 'title' and the times of"
-            " their interactions as 'time'"
-        )
-    return _read_titles(path, titles, num_items), _read_histories(path, times, num_items)
-
-
-def _read_titles(path: Path, titles: Mapping[object, object], num_items: int) -> list[str]:
-    ids = range(1, num_items + 1)
-    if not any(item_id in titles for item_id in ids):
-        raise CheckpointError(
-            f"{path} has no title for any item id from 1 to {num_items}; use the dictionary of"
-            " the data set that the model was trained on"
-        )
-    found = []
-    for item_id in ids:
-        title = titles.get(item_id, MISSING_TITLE)
-        if not isinstance(title, str):
-            raise CheckpointError(f"{path}: the title of item {item_id} is {title!r}, not text")
-        found.append(title)
-    return found
-
-
-def _read_histories(path: Path, times: Mapping[object, object], num_items: int) -> list[History]:
-    interactions: dict[object, list[tuple[int, int]]] = {}
-    for item_id, time_of_user in times.items():
-        if not isinstance(item_id, int) or not isinstance(time_of_user, Mapping):
-            raise CheckpointError(f"{path}: 'time' holds {item_id!r}, expected times by item, user")
-        if not 1 <= item_id <= num_items:
-            continue
-        for user, time in time_of_user.items():
-            interactions.setdefault(user, []).append((_time_ms(path, time), item_id - 1))
-    newest = [sorted(pairs)[-MAX_INTERACTIONS:] for pairs in interactions.values()]
-    return [
-        ([row for _, row in pairs], [time_ms for time_ms, _ in pairs])
-        for pairs in newest[:NUM_HISTORIES]
-    ]
-
-
-def _time_ms(path: Path, time: object) -> int:
-    """Read a time, which the published code keeps as a number or as its text."""
-    text = str(time)
-    if text.isdecimal() and int(text) <= MAX_TIMESTAMP_MS:
-        return int(text)
-    raise CheckpointError(
-        f"{path}: {text!r} is no time; expected milliseconds in 0..{MAX_TIMESTAMP_MS}"
-    )
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     content = load_torch(path)
     return _as_tensors(path, {"weight": content} if isinstance(content, Tensor) else content)
@@ -205,7 +148,12 @@ def _as_tensors(path: Path, content: object) -> dict[str, Tensor]:
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: {name} is {type(tensor).__name__}, expected a tensor")
-    return {name: tensor.detach().float().contiguous() for name, tensor in content.items()}
+    tensors = {name: tensor.detach().float().contiguous() for name, tensor in content.items()}
+    if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(
+            f"{path}: {', '.join(map(str, broken))} holds NaN or infinity; train it again"
+        )
+    return tensors
 
 
 def _check_shapes(

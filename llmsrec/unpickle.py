@@ -4,22 +4,49 @@ import argparse
 import collections
 import pickle
 import pickletools
+import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import torch
 from torch import serialization
 
 from llmsrec.errors import CheckpointError
 
-_DATA_GLOBALS: dict[str, type] = {
+
+class _Dtype:
+    """Stands for NumPy's description of a number, without NumPy's code."""
+
+    def __init__(self, kind: str, *_: object) -> None:
+        if not re.fullmatch("[iuf][1248]|b1", kind):
+            raise pickle.UnpicklingError(f"a NumPy {kind!r} is no number")
+        self.kind = kind
+        self.order = "<"
+
+    def __setstate__(self, state: tuple[object, str, *tuple[object, ...]]) -> None:
+        self.order = "" if state[1] == "|" else state[1]
+
+
+def _number(dtype: _Dtype, content: bytes | str) -> object:
+    """Read one of NumPy's numbers; Python 2 kept its bytes as text."""
+    packed = content.encode("latin-1") if isinstance(content, str) else content
+    number: object = np.frombuffer(packed, dtype.order + dtype.kind, 1)[0].item()
+    return number
+
+
+_DATA_GLOBALS: dict[str, Callable[..., object]] = {
     "__builtin__.dict": dict,
     "builtins.dict": dict,
     "collections.OrderedDict": collections.OrderedDict,
     "collections.defaultdict": collections.defaultdict,
+    "numpy.dtype": _Dtype,
+    "numpy.core.multiarray.scalar": _number,
+    "numpy._core.multiarray.scalar": _number,
 }
 _TORCH_GLOBALS = frozenset(
     {
@@ -87,7 +114,7 @@ class _DataUnpickler(pickle.Unpickler):
         super().__init__(file)
         self._path = path
 
-    def find_class(self, module: str, name: str) -> type:
+    def find_class(self, module: str, name: str) -> Callable[..., object]:
         called = f"{module}.{name}"
         if called not in _DATA_GLOBALS:
             raise _refused(self._path, called)

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
 from llmsrec import checkpoint, llm
@@ -187,6 +188,16 @@ def test_a_wrong_shape_is_named_with_its_file(
     save_file(load_file(folder / name) | {key: torch.zeros(shape)}, folder / name)
     expected = re.escape(f"{folder / name}: {key} is {shape}, expected [")
     assert re.match(rf"{expected}[\d, ]+\]; copy ", refusal(folder))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [torch.full([64], torch.nan), torch.full([64], torch.inf), torch.ones(64, dtype=torch.int)],
+)
+def test_numbers_that_are_none_are_named_with_their_file(folder: Path, value: Tensor) -> None:
+    save_file(load_file(folder / HEADS) | {"CLS": value}, folder / HEADS)
+    expected = f"{folder / HEADS}: CLS holds NaN, infinity or no real numbers; copy or train it"
+    assert refusal(folder).startswith(expected)
 
 
 def test_a_missing_tensor_is_named(folder: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -230,9 +231,11 @@ def test_an_unfit_sasrec_is_refused(weights_dir: Path, content: object, message:
         ({"time": {}}, "a dictionary with the items' titles"),
         ({"title": {1: "A title"}}, "the times of their interactions"),
         ({"title": {"1": "A title", 401: "Another"}, "time": {}}, "no title for any item id"),
-        ({"title": {1: "A title", 2: 7}, "time": {}}, "the title of item 2 is 7, not text"),
+        ({"title": {1: "A title", 2: ["b"]}, "time": {}}, r"the title of item 2 is \['b'\], not"),
+        ({"title": {"1": "A title"}, "time": {}}, r"to 400 \(one of its keys is '1'\); use"),
+        ({"title": {1: "A title"}, "time": {}}, "'time' holds no interaction with an item from 1"),
         ({"title": {1: "A title"}, "time": {1: 5}}, "expected times by item, user"),
-        ({"title": {1: "A title"}, "time": {1: {9: -5}}}, "'-5' is no time"),
+        ({"title": {1: "A title"}, "time": {1: {9: -5}}}, "no interaction .* that could be dated"),
         ({"title": {1: "A title"}, "time": {1: {9: "soon"}}}, "'soon' is no time"),
     ],
 )
@@ -251,3 +254,77 @@ def test_histories_hold_the_newest_interactions_oldest_first(weights_dir: Path) 
     ann, bob = read_reference(weights_dir).histories
     assert ann == (list(range(2, 12)), list(range(1003, 1013)))
     assert bob == ([1], [7])
+
+
+KINDS_OF_TIMES: dict[str, tuple[object, int | None]] = {
+    "before 1970": (-86_400_000, None),
+    "after 2099": (4_102_444_800_000, None),
+    "missing": (None, None),
+    "missing, as pandas says": (float("nan"), None),
+    "infinite": (float("inf"), None),
+    "float": (1.5e12, 1_500_000_000_000),
+    "text of a float": ("1500000000000.0", 1_500_000_000_000),
+    "text with spaces": (" 1500000000000\n", 1_500_000_000_000),
+    "int64 of NumPy": (np.int64(1_500_000_000_000), 1_500_000_000_000),
+    "float64 of NumPy": (np.float64(1.5e12), 1_500_000_000_000),
+    "big-endian int of NumPy": (np.dtype(">i8").type(1_500_000_000_000), 1_500_000_000_000),
+    "the first day": (0, 0),
+}
+
+
+@pytest.mark.parametrize(("time", "expected"), KINDS_OF_TIMES.values(), ids=KINDS_OF_TIMES)
+def test_a_time_is_read_or_left_out_with_a_note(
+    weights_dir: Path, time: object, expected: int | None
+) -> None:
+    times = {1: {"ann": time, "bob": 5}, 2: {"ann": 7}}
+    write_titles(weights_dir, read_titles(weights_dir) | {"time": times})
+    found = read_reference(weights_dir)
+    ann = next(each for each in found.histories if 1 in each[0])
+    if expected is None:
+        assert ann == ([1], [7])
+        assert found.notes[-1].endswith(": 1 of 3 interactions, without a date from 1970 to 2099")
+    else:
+        assert ann[1] == [7, expected] or ann[1] == [expected, 7]
+        assert found.notes == []
+
+
+def test_keys_of_numpy_are_item_ids(weights_dir: Path) -> None:
+    content = read_titles(weights_dir)
+    expected = read_reference(weights_dir)
+    changed = {
+        part: {np.int64(item_id): value for item_id, value in content[part].items()}
+        for part in ("title", "time")
+    }
+    write_titles(weights_dir, content | changed)
+    found = read_reference(weights_dir)
+    assert (found.titles, found.histories) == (expected.titles, expected.histories)
+
+
+def test_titles_stand_as_in_the_published_prompts_and_odd_ones_are_counted(
+    weights_dir: Path,
+) -> None:
+    content = read_titles(weights_dir)
+    del content["title"][1]
+    content["title"] |= {2: None, 3: 7, 4: float("nan"), 5: "Robot \ud83d", 6: "\ud83d\ude00 whole"}
+    write_titles(weights_dir, content)
+    found = read_reference(weights_dir)
+    expected = ["No Title", "None", "7", "nan", "Robot \ufffd", "\U0001f600 whole"]
+    assert found.titles[:6] == expected
+    counts = ["1 of 400 items (0.2%) without", "3 of 400 items (0.8%) with", "1 of 400 items"]
+    assert [counts[n] in note for n, note in enumerate(found.notes)] == [True] * 3
+
+
+def test_an_object_in_the_dress_of_a_number_is_refused(weights_dir: Path) -> None:
+    write_titles(weights_dir, {"rank": np.datetime64("2020-01-01")})
+    with pytest.raises(CheckpointError, match=r"a NumPy 'M8' is no number"):
+        read_reference(weights_dir)
+
+
+@pytest.mark.parametrize("name", [PROJECTOR, ITEM_READOUT])
+def test_a_weight_that_is_not_finite_is_named(weights_dir: Path, name: str) -> None:
+    def spoil(state: dict[str, torch.Tensor]) -> None:
+        next(iter(state.values()))[0] = torch.nan
+
+    change_state(weights_dir / name, spoil)
+    with pytest.raises(CheckpointError, match=f"{name}: .*weight holds NaN or infinity; train it"):
+        read_reference(weights_dir)
