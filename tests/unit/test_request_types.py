@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from enum import Enum
 from pathlib import Path
@@ -209,6 +210,15 @@ def test_equal_values_of_kindred_types_are_taken(
 ) -> None:
     first, second = summing.recommend(requests)
     assert (first.ignored, second.ignored) == ([], [])
+
+
+def test_small_catalogue_is_returned_whole_where_no_k_is_asked_for() -> None:
+    generation = make_generation(SummingPipeline())
+    items = generation.catalogue
+    few = replace(items, item_ids=items.item_ids[:7], titles=items.titles[:7])
+    for catalogue, k in ((few, 7), (items, 10)):
+        rendered = replace(generation, catalogue=catalogue).render(RecommendRequest(KNOWN), 0.0)
+        assert rendered.query.search.k == k
 
 
 def test_id_that_is_a_kind_of_string_is_found(summing: Recommender) -> None:
