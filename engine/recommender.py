@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from engine.assemble import assemble
 from engine.batching.run import run_batch
 from engine.config import Config
-from engine.errors import BundleError, ConfigError, InvalidRequest, RecommenderClosed
+from engine.errors import (
+    BundleError,
+    ConfigError,
+    EncodingFailed,
+    InvalidRequest,
+    RecommenderClosed,
+)
 from engine.live import Generation, open_generation
 from engine.request import Interaction, Recommendation, RecommendRequest
 from engine.request_types import check_histories, check_requests
@@ -89,6 +95,7 @@ class Recommender:
 
         Raises:
             InvalidRequest: a history holds no item of the catalogue.
+            EncodingFailed: a user vector is not finite.
             RecommenderClosed: it was closed.
         """
         generation, received = self._generation, time.monotonic()
@@ -102,6 +109,8 @@ class Recommender:
         for members, size in generation.limits.split([len(prompt) for prompt in prompts]):
             batch = [prompts[index] for index in members]
             vectors[members] = generation.pipeline.encode(batch, size, "user_vector")
+        if not np.isfinite(vectors).all():
+            raise EncodingFailed("the encoder gave a user vector that is not finite")
         return vectors
 
     def close(self) -> None:

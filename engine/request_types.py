@@ -1,7 +1,6 @@
 """Checks the types of requests that are made in Python; on the wire protobuf has done so.
 
-What it gives is the same with plain `str`, `int` and `bool` in place of their subclasses and
-NumPy's scalars.
+What it gives is the same with `int` and `bool` in place of NumPy's scalars.
 """
 
 import operator
@@ -66,12 +65,10 @@ def _check_interaction(path: str, interaction: object) -> Interaction:
     if not isinstance(interaction, Interaction):
         raise _refuse(path, interaction, "Interaction", "write Interaction(item_id)")
     item_id, timestamp_ms = interaction.item_id, interaction.timestamp_ms
-    checked_id = _check_id(f"{path}.item_id", item_id)
-    if timestamp_ms is not None:
-        timestamp_ms = _check_int(f"{path}.timestamp_ms", timestamp_ms, "int or None")
-    if checked_id is item_id and timestamp_ms is interaction.timestamp_ms:
+    _check_id(f"{path}.item_id", item_id)
+    if timestamp_ms is None:
         return interaction
-    return Interaction(checked_id, timestamp_ms)
+    return Interaction(item_id, _check_int(f"{path}.timestamp_ms", timestamp_ms, "int or None"))
 
 
 def _check_ids(path: str, ids: object) -> list[str]:
@@ -86,7 +83,7 @@ def _check_id(path: str, item_id: object) -> str:
         item_id.encode()
     except UnicodeEncodeError as error:
         raise InvalidRequest(path, "is not valid Unicode; mend how it was decoded") from error
-    return str.__str__(item_id)
+    return item_id
 
 
 def _check_int(path: str, value: object, expected: str) -> int:

@@ -1,5 +1,6 @@
 """Asking a command line for help or its version waits for no framework."""
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -23,6 +24,8 @@ COMMANDS = {
     "perf": ["-m", "perf"],
     "build": ["export/build_engine.py"],
 }
+DETAILS = {"engine": ["recommend"], "llmsrec": ["prepare"], "perf": ["load"]}
+"""A command of each program that has some."""
 WITHOUT_TORCH = """
 import runpy, sys
 sys.modules["torch"] = None
@@ -52,6 +55,21 @@ def test_help_imports_no_framework(command: list[str]) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "argparse" in imported
     assert imported.isdisjoint(SLOW_TO_IMPORT)
+
+
+@every_command
+def test_help_reaches_a_terminal_without_unicode(command: list[str]) -> None:
+    environ = os.environ | {"PYTHONIOENCODING": "ascii", "COLUMNS": "80"}
+    done = subprocess.run(
+        [sys.executable, *command, *DETAILS.get(command[-1], ()), "--help"],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.isascii()
 
 
 @every_command

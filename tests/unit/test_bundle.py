@@ -301,7 +301,7 @@ def with_last(probes: list[Probe], **values: object) -> bytes:
         ),
         pytest.param(
             lambda probes: with_last(probes, history=[Interaction("unknown")]),
-            r"probes\.json does not fit its bundle \(history: none of its 1 item ids",
+            r"probes\.json does not fit its bundle \(histories\[7\]: none of its 1 item ids",
             id="unknown items",
         ),
         pytest.param(

@@ -39,6 +39,11 @@ def test_schedule_holds_valid_requests_at_their_times() -> None:
         assert times_ms == sorted(times_ms)
 
 
+def test_server_chooses_k_where_none_was_given() -> None:
+    messages = [pb.RecommendRequest.FromString(message) for message in draw().messages]
+    assert not any(message.HasField("k") for message in messages)
+
+
 def test_seed_fixes_the_schedule() -> None:
     assert sends(draw(seed=5)) == sends(draw(seed=5))
     assert sends(draw(seed=5)) != sends(draw(seed=6))

@@ -300,6 +300,8 @@ def test_a_vector_that_is_not_finite_is_no_answer(generation: Generation, value:
     broken = Recommender(replace(generation, pipeline=pipeline))
     with pytest.raises(EncodingFailed, match="not finite"):
         broken.recommend([RecommendRequest(history(1)), RecommendRequest(history(2))])
+    with pytest.raises(EncodingFailed, match="not finite"):
+        broken.encode_users([history(1), history(2)])
 
 
 def test_pipeline_that_does_not_warm_up_is_closed(

@@ -3,8 +3,8 @@
 from collections import deque
 from collections.abc import Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,6 @@ from engine.config import BatcherConfig, Config
 from engine.errors import BundleError, ConfigError, InvalidRequest, RecommenderClosed
 
 KNOWN = [Interaction("1")]
-
-
-Film = Enum("Film", {"FIRST": "1"}, type=str)
-"""Its members hash as their names do, so that a catalogue would not find their values."""
 
 
 def at(time: object) -> list[Interaction]:
@@ -211,9 +207,13 @@ def test_equal_values_of_kindred_types_are_taken(
     assert (first.ignored, second.ignored) == ([], [])
 
 
-def test_id_that_is_a_kind_of_string_is_found(summing: Recommender) -> None:
-    (answer,) = summing.recommend([RecommendRequest(of(Film.FIRST))])
-    assert (answer.items[0].item_id, answer.ignored) == ("2", [])
+def test_small_catalogue_is_returned_whole_where_no_k_is_asked_for() -> None:
+    generation = make_generation(SummingPipeline())
+    items = generation.catalogue
+    few = replace(items, item_ids=items.item_ids[:7], titles=items.titles[:7])
+    for catalogue, k in ((few, 7), (items, 10)):
+        rendered = replace(generation, catalogue=catalogue).render(RecommendRequest(KNOWN), 0.0)
+        assert rendered.query.search.k == k
 
 
 FIELDS = st.recursive(
