@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from llmsrec.encoding import NUM_HISTORIES, History
 from llmsrec.errors import CheckpointError
-from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS
+from llmsrec.prompt import MAX_INTERACTIONS, MAX_TIMESTAMP_MS, TIMES_IN_SECONDS
 from llmsrec.unpickle import load_pickle
 
 MISSING_TITLE = "No Title"
@@ -96,14 +96,16 @@ def _read_histories(
     if not newest:
         raise CheckpointError(
             f"{path}: 'time' holds no interaction with an item from 1 to {num_items} that could be"
-            " dated, and a build compares vectors on some; use the dictionary of the training"
+            " dated, and a build compares vectors on some; use the dictionary of the training, and"
+            " if its times are in seconds, multiply them by 1000"
         )
     notes = []
     if num_left_out:
         num_all = num_left_out + sum(map(len, interactions.values()))
         notes.append(
             f"{path}: left out of the histories on which a build compares vectors:"
-            f" {num_left_out} of {num_all} interactions, without a date from 1970 to 2099"
+            f" {num_left_out} of {num_all} interactions, without a date from 1970 to 2099 or with a"
+            " time in seconds"
         )
     return [
         ([row for _, row in pairs], [time_ms for time_ms, _ in pairs])
@@ -126,4 +128,4 @@ def _time_ms(path: Path, time: object) -> int | None:
         ) from error
     if not math.isfinite(number) or not 0 <= number <= MAX_TIMESTAMP_MS:
         return None
-    return int(number)
+    return None if int(number) in TIMES_IN_SECONDS else int(number)

@@ -135,6 +135,10 @@ def read_manifest(bundle: Path) -> Manifest:
     path = bundle / MANIFEST_FILE
     try:
         content = path.read_bytes()
+    except PermissionError as error:
+        raise BundleError(
+            f"{path} is not for this user to read; mend its permissions or the folder's"
+        ) from error
     except OSError as error:
         raise BundleError(
             f"{bundle} is no bundle ({MANIFEST_FILE}: {error.strerror}); build one with"
