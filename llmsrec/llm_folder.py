@@ -14,6 +14,8 @@ from llmsrec.served import require_decoder
 
 CONFIG, TOKENIZER, TOKENIZER_CONFIG = "config.json", "tokenizer.json", "tokenizer_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_SAME_IN_OTHER_FORMAT = "consolidated*.safetensors"
+"""What Mistral's releases hold beside the files for `transformers`."""
 UNQUANTISED = {"F32", "BF16", "F16"}
 
 _LEGACY_TOKENS = ("special_tokens_map.json", "added_tokens.json")
@@ -60,8 +62,9 @@ def read_folder(path: Path) -> LLMFolder:
     Raises:
         CheckpointError: a file is missing, damaged, quantised, or one too many.
     """
-    if path.is_file():
-        raise CheckpointError(f"{path} is a file; name the LLM's folder, as transformers saves it")
+    if not path.is_dir():
+        found = "is a file" if path.exists() else "is not there"
+        raise CheckpointError(f"{path} {found}; name the LLM's folder, as transformers saves it")
     _refuse_adapter(path)
     config: Json = {}
     if (path / CONFIG).is_file():
@@ -144,7 +147,8 @@ def _weight_files(folder: Path) -> Mapping[Path, set[str] | None]:
     indexed = _read_index(folder / INDEX) if (folder / INDEX).is_file() else {}
     whole = folder / WEIGHTS
     read: dict[Path, set[str] | None] = {whole: None} if whole.is_file() else {**indexed}
-    strays = [file.name for file in sorted(folder.glob("*.safetensors")) if file not in read]
+    files = sorted(set(folder.glob("*.safetensors")) - set(folder.glob(_SAME_IN_OTHER_FORMAT)))
+    strays = [file.name for file in files if file not in read]
     if not read:
         raise CheckpointError(
             f"{folder} lacks {INDEX}, which tells how {', '.join(strays)} belong together; copy the"

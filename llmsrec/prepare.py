@@ -13,6 +13,7 @@ from llmsrec.catalogue import EMPTY_TITLE
 from llmsrec.dataset import Dataset
 from llmsrec.dataset_files import check_replaceable
 from llmsrec.errors import DataError
+from llmsrec.files import claimed
 from llmsrec.movielens import load_movielens
 from llmsrec.progress import progress_bars
 from llmsrec.tally import Tally
@@ -24,8 +25,9 @@ _FEW_UNTITLED_PERCENT = 20.0
 def run(arguments: argparse.Namespace) -> None:
     check_replaceable(arguments.output)
     tally = Tally()
-    dataset = _load(arguments, tally)
-    dataset.save(arguments.output)
+    with claimed(arguments.output):
+        dataset = _load(arguments, tally)
+        dataset.save(arguments.output)
     for line in (*tally.lines(), *_describe(dataset, arguments.output)):
         sys.stderr.write(f"{line}\n")
 

@@ -376,3 +376,13 @@ def test_a_source_that_names_no_llm_is_refused(content: str, message: str) -> No
 
 def test_a_file_is_no_folder(folder: Path) -> None:
     assert "is a file; name the LLM's folder" in refusal(folder / WEIGHTS)
+
+
+def test_a_missing_folder_is_named(folder: Path) -> None:
+    assert f"{folder}x is not there" in refusal(folder.with_name(f"{folder.name}x"))
+
+
+def test_the_same_weights_in_mistrals_own_format_may_lie_beside(folder: Path) -> None:
+    before = llm.locate(str(folder))
+    shutil.copy(folder / WEIGHTS, folder / "consolidated.safetensors")
+    assert llm.locate(str(folder)) == before

@@ -1,6 +1,8 @@
 """The prepare command writes a dataset from each source and says what a source lacks."""
 
 import argparse
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from llmsrec import prepare
 from llmsrec.arguments import add_prepare
 from llmsrec.dataset import Dataset
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, OutputError
 
 
 def parse(*arguments: str) -> argparse.Namespace:
@@ -131,3 +133,19 @@ def test_sample_rate_out_of_range_is_refused(
     with pytest.raises(SystemExit):
         amazon(tmp_path, "--category=Toys", f"--sample-rate={share}")
     assert f"--sample-rate: {share} is no number over 0" in capsys.readouterr().err
+
+
+def test_second_prepare_into_one_output_is_refused_before_it_reads(tmp_path: Path) -> None:
+    arguments = amazon(tmp_path, "--category=Toys", "--sample-rate=1")
+    (tmp_path / "train.csv").unlink()
+    holder = (
+        "import sys, pathlib; from llmsrec.files import claimed\n"
+        "with claimed(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(OutputError, match=rf"another process \(id {other.pid}\) is writing"):
+            prepare.run(arguments)
+        other.communicate()
