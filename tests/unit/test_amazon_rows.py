@@ -138,6 +138,13 @@ def test_half_of_a_file_may_be_faulty(tmp_path: Path) -> None:
     ]
 
 
+def test_empty_lines_do_not_count_as_rows(tmp_path: Path) -> None:
+    files = write_amazon_set(tmp_path)
+    change(files.valid, _appended("U1,B1,5.0,noon\n" * 13 + "\n\n"))
+    with pytest.raises(DataError, match="13 of the file's 25 rows"):
+        read_amazon_set(files)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -23,6 +23,22 @@ def rows_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True)[1:]
 
 
+@pytest.mark.parametrize(
+    ("min_interactions", "digest"),
+    [
+        (1, "fcf4c7c42e7f1441704916637ad250b9078c3304469b2462142bc157e3d20d19"),
+        (2, "bc65765c24e5e17c3c9dc8cdd0fc5ecdeea1e5c49715a5fe9d593c20aa4ab85f"),
+        (3, "45a0fb7087e269f04e43ccf8193f2eb051d1b588d6f4974ec8ffbc94f2ed7cf1"),
+    ],
+)
+def test_ordinary_files_give_the_dataset_that_every_release_gives(
+    tmp_path: Path, min_interactions: int, digest: str
+) -> None:
+    selection = Selection(1.0, min_interactions=min_interactions)
+    dataset, _ = read_amazon_set(write_amazon_set(tmp_path), selection)
+    assert dataset.digest() == digest
+
+
 def test_interaction_that_stands_twice_counts_once(tmp_path: Path) -> None:
     files = write_amazon_set(tmp_path)
     expected, _ = read_amazon_set(files)
@@ -43,6 +59,15 @@ def test_rare_item_is_not_made_frequent_by_a_row_that_stands_twice(tmp_path: Pat
     change(files.train, lambda content: content + row * 2)
     dataset, _ = read_amazon_set(files, Selection(1.0, min_interactions=2))
     assert "rare" not in [item.id for item in dataset.catalogue]
+
+
+def test_file_that_repeats_each_of_its_rows_is_read(tmp_path: Path) -> None:
+    files = write_amazon_set(tmp_path)
+    expected, _ = read_amazon_set(files)
+    change(files.train, lambda content: content + 2 * b"".join(rows_of(files.train)))
+    dataset, (told,) = read_amazon_set(files)
+    assert dataset.digest() == expected.digest()
+    assert f": {2 * 6 * NUM_USERS} (first: {files.train}, line 74)" in told
 
 
 def test_same_item_at_another_time_is_another_interaction(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_forms_of_the_same_metadata_give_the_same_dataset(tmp_path: Path, to: Ch
             '"Caf\udce9"', "Caf\ufffd", "mended: titles with half an emoji or", id="Latin-1"
         ),
         pytest.param("300", "300", "mended: titles that are numbers", id="number"),
+        pytest.param('"Tab\tstop"', "Tab\tstop", None, id="raw tab"),
         pytest.param("null", "Empty title", None, id="null"),
         pytest.param('" "', "Empty title", None, id="blank"),
         pytest.param("1.5", "Empty title", "note: titles that are no text", id="fraction"),
