@@ -1,6 +1,7 @@
 """Where a server listens: reads an address, and looks before loading whether it can be had."""
 
 import errno
+import ipaddress
 import os
 import socket
 import stat
@@ -56,8 +57,12 @@ def _parse(listen: str) -> Address:
 def _resolve(listen: str, host: str) -> Iterator[tuple[socket.AddressFamily, str]]:
     """Give each address of a host, but IPv6's own loopback where IPv6 is off.
 
-    gRPC would be content with one of them, and another program could hold the rest.
+    gRPC would be content with one of them, and another program could hold the rest. A number is
+    not looked up.
     """
+    if (numeric_family := _family_of_number(host)) is not None:
+        yield numeric_family, host
+        return
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except socket.gaierror as error:
@@ -69,6 +74,14 @@ def _resolve(listen: str, host: str) -> Iterator[tuple[socket.AddressFamily, str
         if numeric == "::1" and _has_no_ipv6():
             continue
         yield family, numeric
+
+
+def _family_of_number(host: str) -> socket.AddressFamily | None:
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return None
+    return socket.AF_INET6 if version == 6 else socket.AF_INET
 
 
 def _has_no_ipv6() -> bool:

@@ -111,7 +111,7 @@ def test_wrong_usage_exits_with_two(flags: str, capsys: pytest.CaptureFixture[st
         ("absent/bundle", "it has a path"),
         ("localhost", "it has no port"),
         ("http://localhost:50051", "leave out 'http://'"),
-        ("localhost:70000", "70000 is not between 1 and 65535"),
+        ("localhost:70000", "70000 is not between 0 and 65535"),
     ],
 )
 def test_target_that_is_neither_is_refused(

@@ -44,15 +44,14 @@ _IDS = st.integers(0, 5).map(lambda number: f"B{number}".encode()) | _CELLS
 _TIMES = st.integers(1_500_000_000_000, 1_500_000_000_009).map(lambda ms: str(ms).encode()) | _CELLS
 _ROWS = st.tuples(_IDS, _IDS, st.just(b"5.0"), _TIMES).map(b",".join)
 _ROWS_OF_A_FILE = st.lists(_ROWS, max_size=12).map(lambda rows: b"".join(r + b"\n" for r in rows))
-_JSON = st.recursive(
+_SCALARS = (
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats()
-    | st.text(st.characters(exclude_categories=())),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
-    max_leaves=3,
+    | st.text(st.characters(exclude_categories=()))
 )
+_JSON = _SCALARS | st.lists(_SCALARS, max_size=2) | st.dictionaries(st.text(), _SCALARS, max_size=2)
 _METADATA = st.lists(
     st.tuples(st.integers(0, 9).map("B{}".format) | _JSON, st.text() | _JSON, _JSON), max_size=12
 ).map(

@@ -216,9 +216,14 @@ def test_small_catalogue_is_returned_whole_where_no_k_is_asked_for() -> None:
         assert rendered.query.search.k == k
 
 
-FIELDS = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates(),
-    lambda members: (
+Values = st.SearchStrategy[object]
+SCALARS: Values = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.dates()
+)
+
+
+def nested(members: Values) -> Values:
+    return (
         st.lists(members, max_size=3)
         | st.tuples(members)
         | st.dictionaries(st.text(max_size=2), members, max_size=2)
@@ -231,9 +236,10 @@ FIELDS = st.recursive(
             st.just(()) | members,
         )
         | st.builds(np.array, st.just([1, 2]))
-    ),
-    max_leaves=8,
-)
+    )
+
+
+FIELDS = SCALARS | nested(SCALARS) | nested(SCALARS | nested(SCALARS))
 
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
