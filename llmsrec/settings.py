@@ -59,3 +59,22 @@ class RefineSettings(msgspec.Struct, frozen=True, kw_only=True):
     patience: int = 8
     """Epochs without a gain in validation HR@10 before the training stops."""
     seed: int = 0
+
+
+class SegmentsSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a training over item segments; its learning rate falls to nothing over all epochs."""
+
+    num_layers: Positive = 8
+    """First layers of the LLM that are run."""
+    window: Positive = 50
+    """The newest interactions that are read out."""
+    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.01
+    batch_size: Positive = 32
+    """Windows of one step, one of each user an epoch."""
+    candidates: Positive = 4096
+    """Items that a step ranks, its targets apart; a smaller catalogue is ranked whole."""
+    epochs: Positive = 10
+    precision: str = "fp32"
+    """The frozen LLM's number format, bf16 or fp32; the heads train in fp32."""
+    seed: Annotated[int, msgspec.Meta(ge=0)] = 0
