@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -58,9 +58,10 @@ def read_users(loaded: Loaded, windows: list[list[int]]) -> Tensor:
 
 def joint_readout(loaded: Loaded, reference_dir: Path, window: list[int]) -> Tensor:
     """Read a window out in one pass of transformers' own decoder, under a mask, `[d]`."""
-    decoder, _ = llm.load(llm.locate(str(reference_dir / "llm")), torch.float32)
+    decoder: Any = llm.load(llm.locate(str(reference_dir / "llm")), torch.float32)[0]
     decoder.layers = decoder.layers[:NUM_LAYERS]
-    model, (token_ids, offsets) = loaded.model, loaded.ragged
+    model = loaded.model
+    token_ids, offsets = loaded.ragged
     embedded, places, segments = [], [], []
     for number, row in enumerate(window):
         tokens = token_ids[offsets[row] : offsets[row + 1]]
