@@ -3,6 +3,7 @@
 import argparse
 import math
 from pathlib import Path
+from typing import get_args
 
 from llmsrec.amazon import SAMPLE_RATE_OF_CATEGORY
 from llmsrec.settings import (
@@ -10,6 +11,7 @@ from llmsrec.settings import (
     SMOLLM2,
     RefineSettings,
     SasrecLimits,
+    SasrecLoss,
     SasrecSettings,
     SegmentsSettings,
     TrainLimits,
@@ -54,6 +56,18 @@ def add_train_sasrec(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=settings.batch_size, help="users of one step")
     add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
     add("--dropout", type=float, default=settings.dropout, help="0.2 to 0.5 suits small data")
+    add(
+        "--loss",
+        choices=get_args(SasrecLoss),
+        default=settings.loss,
+        help="the published code's, or a softmax over the catalogue",
+    )
+    add(
+        "--candidates",
+        type=int,
+        default=settings.candidates,
+        help="items that a softmax ranks; a smaller catalogue is ranked whole",
+    )
     add("--seed", type=int, default=settings.seed, help="of weights, order and negatives")
     add("--restart", action="store_true", help="drop an unfinished training and begin anew")
 

@@ -1,6 +1,6 @@
 """What trainings take: settings that make a result what it is, and limits that only end it."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -9,6 +9,7 @@ SMOLLM2 = "smollm2-135m"
 LLM_PRECISIONS = ("bf16", "fp32")
 """Number formats of a frozen LLM."""
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+SasrecLoss = Literal["bce", "softmax"]
 
 
 class SasrecSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,6 +19,10 @@ class SasrecSettings(msgspec.Struct, frozen=True, kw_only=True):
     seed: Annotated[int, msgspec.Meta(ge=0)] = 0
     validate_every: Positive = 5
     """Epochs between two validations."""
+    loss: SasrecLoss = "bce"
+    """Of each next item against one drawn item, or by a softmax over the catalogue."""
+    candidates: Positive = 4096
+    """Items that a softmax ranks, its targets apart; a smaller catalogue is ranked whole."""
 
 
 class SasrecLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""What a step of a training over segments looks at: windows, their targets, ranked items."""
+"""What a step of a training over segments looks at: windows and their targets."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,15 +18,6 @@ class Step(NamedTuple):
     targets: NDArray[np.int64]  # [B, W] the item row after each, -1 where there is none
 
 
-class Ranked(NamedTuple):
-    """The items that a step ranks."""
-
-    rows: NDArray[np.int64]  # [C], ascending
-    is_drawn: NDArray[np.bool_]  # [C], whether as a rival, and not as a target alone
-    log_weight: float
-    """What a rival's score gains, because it stands for those that were not drawn."""
-
-
 def draw_steps(dataset: Dataset, settings: SegmentsSettings, epoch: int) -> list[Step]:
     """Draw a window of each user; seeded by the epoch, so that a resumed one repeats it."""
     rng = np.random.default_rng([settings.seed, epoch])
@@ -36,18 +27,6 @@ def draw_steps(dataset: Dataset, settings: SegmentsSettings, epoch: int) -> list
     return [
         _lay_out(dataset, windows[start : start + size]) for start in range(0, len(windows), size)
     ]
-
-
-def draw_ranked(
-    targets: NDArray[np.int64], num_items: int, settings: SegmentsSettings, epoch_step: int
-) -> Ranked:
-    """Rank the whole catalogue, or a sample whose weight makes the expected sum the same."""
-    if num_items <= settings.candidates:
-        return Ranked(np.arange(num_items), np.ones(num_items, bool), 0.0)
-    rng = np.random.default_rng([settings.seed, epoch_step, num_items])
-    drawn = rng.choice(num_items, settings.candidates, replace=False)
-    rows = np.union1d(drawn, targets[targets >= 0])
-    return Ranked(rows, np.isin(rows, drawn), float(np.log(num_items / settings.candidates)))
 
 
 def _draw_windows(

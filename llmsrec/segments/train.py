@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.nn import functional
 
 from llmsrec import checkpoint, llm, metrics
+from llmsrec.candidates import Candidates, draw_candidates, softmax_loss
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError
 from llmsrec.files import claimed, require_apart
@@ -22,7 +22,7 @@ from llmsrec.sasrec import SASRec
 from llmsrec.sasrec_files import Description, load_sasrec
 from llmsrec.segments.encoding import SegmentsEncoder
 from llmsrec.segments.model import SegmentsModel
-from llmsrec.segments.sampling import Ranked, Step, draw_ranked, draw_steps
+from llmsrec.segments.sampling import Step, draw_steps
 from llmsrec.segments.titles import read_titles, tokenise
 from llmsrec.settings import SegmentsSettings
 from llmsrec.tokens import PromptTokenizer
@@ -97,28 +97,24 @@ class Trainer:
             bars.advance(task)
         bars.remove_task(task)
 
-    def loss(self, step: Step, ranked: Ranked) -> Tensor:
-        """Give the mean loss over all positions: each target against the ranked items."""
+    def loss(self, step: Step, candidates: Candidates) -> Tensor:
+        """Give the mean loss over all positions: each target against the candidates."""
         model, has_target = self.model, step.targets >= 0
         read = np.unique(step.windows[step.windows >= 0])
-        needed = np.union1d(read, ranked.rows)
+        needed = np.union1d(read, candidates.rows)
         items = model.read_items(needed, self.titles)
         index = torch.from_numpy(np.searchsorted(needed, np.maximum(step.windows, read[0])))
         states = model.read_users(items.slots, index.to(items.states.device))  # [B, W, d]
         users = model.heads.pred_user(states[torch.from_numpy(has_target)])  # [P, D]
-        vectors = model.heads.pred_item(items.states[np.searchsorted(needed, ranked.rows)])
-        scores = users @ vectors.T + ranked.log_weight  # [P, C]
-        places = np.searchsorted(ranked.rows, step.targets[has_target])  # [P]
-        excluded = self._excluded(step, ranked)[np.nonzero(has_target)[0]]  # [P, C]
-        of_target = torch.from_numpy(places).to(scores.device)
-        own = scores.gather(1, of_target[:, None]) - ranked.log_weight
-        hidden = torch.from_numpy(excluded).to(scores.device)
-        scores = scores.masked_fill(hidden, -torch.inf).scatter(1, of_target[:, None], own)
-        return functional.cross_entropy(scores, of_target)
+        places = np.searchsorted(needed, candidates.rows)
+        vectors = model.heads.pred_item(items.states[torch.from_numpy(places)])  # [C, D]
+        had = self._had(step, candidates)[np.nonzero(has_target)[0]]  # [P, C]
+        on_device = torch.from_numpy(had).to(users.device)
+        return softmax_loss(users @ vectors.T, step.targets[has_target], on_device, candidates)
 
-    def learn(self, step: Step, ranked: Ranked) -> float:
+    def learn(self, step: Step, candidates: Candidates) -> float:
         """Take one step of the optimiser and give the loss before it."""
-        loss = self.loss(step, ranked)
+        loss = self.loss(step, candidates)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.heads.parameters(), MAX_GRADIENT)
@@ -144,10 +140,12 @@ class Trainer:
         losses = []
         for step in steps:
             self._set_learning_rate(total)
-            ranked = draw_ranked(
-                step.targets, self.dataset.num_items, self.settings, self.num_steps
+            rng = np.random.default_rng([self.settings.seed, self.epoch, self.num_steps])
+            targets = step.targets[step.targets >= 0]
+            candidates = draw_candidates(
+                targets, self.dataset.num_items, self.settings.candidates, rng
             )
-            losses.append(self.learn(step, ranked))
+            losses.append(self.learn(step, candidates))
             self.num_steps += 1
             described = f"epoch {self.epoch + 1}, loss {losses[-1]:.3f}"
             bars.update(task, advance=1, description=described)
@@ -160,13 +158,10 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * share
 
-    def _excluded(self, step: Step, ranked: Ranked) -> NDArray[np.bool_]:
-        """Tell which items are no rivals of a window's targets: what its user has in training."""
-        excluded = np.empty((len(step.users), len(ranked.rows)), bool)
-        for place, user in enumerate(step.users.tolist()):
-            had = np.isin(ranked.rows, self.dataset.training_part(user)[0])
-            excluded[place] = had | ~ranked.is_drawn
-        return excluded
+    def _had(self, step: Step, candidates: Candidates) -> NDArray[np.bool_]:
+        """Tell which candidates each window's user has in training, `[B, C]`."""
+        parts = [self.dataset.training_part(user)[0] for user in step.users.tolist()]
+        return np.stack([np.isin(candidates.rows, part) for part in parts])
 
     def _write_checkpoint(self, output: Path) -> None:
         dataset, settings = self.dataset, self.settings

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from llmsrec import checkpoint, evaluate, llm, train_sasrec
 from llmsrec.arguments import add_evaluate, add_train_segments
+from llmsrec.candidates import Candidates
 from llmsrec.dataset import Dataset
 from llmsrec.errors import CheckpointError
 from llmsrec.model import Heads
 from llmsrec.sasrec_files import load_sasrec
 from llmsrec.segments import train
 from llmsrec.segments.model import SegmentsModel
-from llmsrec.segments.sampling import Ranked, Step, draw_ranked, draw_steps
+from llmsrec.segments.sampling import Step, draw_steps
 from llmsrec.segments.titles import Ragged, Titles, read_titles, tokenise
 from llmsrec.settings import SasrecLimits, SasrecSettings, SegmentsSettings
 from llmsrec.tokens import PromptTokenizer
@@ -194,28 +195,16 @@ def test_each_target_follows_what_is_read_out(inputs: Inputs) -> None:
         assert (step.targets[known] == (step.windows[known] + 1) % NUM_ITEMS).all()
 
 
-def test_rivals_that_were_drawn_stand_for_all() -> None:
-    """The weighted sum over drawn rivals is, on average, that over the whole catalogue."""
-    worth = np.exp(np.random.default_rng(0).normal(size=1000))
-    targets, settings = np.array([3, 5, -1]), SegmentsSettings(candidates=100)
-    sums = []
-    for seed in range(400):
-        ranked = draw_ranked(targets, len(worth), settings, seed)
-        assert set(ranked.rows.tolist()) >= {3, 5}
-        sums.append(np.exp(ranked.log_weight) * worth[ranked.rows[ranked.is_drawn]].sum())
-    assert np.mean(sums) == pytest.approx(worth.sum(), rel=0.02)
-
-
 def test_items_drawn_as_targets_alone_are_rivals_of_none(inputs: Inputs) -> None:
     trainer = inputs.trainer(SegmentsSettings(num_layers=1, batch_size=2))
     step = Step(np.array([0, 1]), np.array([[0], [1]]), np.array([[7], [9]]))
     drawn = np.array([11, 12, 13])
     rows = np.union1d(drawn, [7, 9])
-    with_targets = Ranked(rows, np.isin(rows, drawn), 0.5)
+    with_targets = Candidates(rows, np.isin(rows, drawn), 0.5)
     several = trainer.loss(step, with_targets)
     singles = []
     for place in range(2):
         alone = Step(*(part[place : place + 1] for part in step))
         own = np.union1d(drawn, alone.targets)
-        singles.append(trainer.loss(alone, Ranked(own, np.isin(own, drawn), 0.5)))
+        singles.append(trainer.loss(alone, Candidates(own, np.isin(own, drawn), 0.5)))
     torch.testing.assert_close(several, torch.stack(singles).mean())
