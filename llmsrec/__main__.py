@@ -20,6 +20,11 @@ COMMANDS = {
         "llmsrec.train_sasrec",
     ),
     "train": ("train LLM-SRec around a frozen LLM", arguments.add_train, "llmsrec.train"),
+    "train-segments": (
+        "train LLM-SRec over item segments, which cost a small part of a whole prompt",
+        arguments.add_train_segments,
+        "llmsrec.segments.train",
+    ),
     "refine": (
         "train a checkpoint's output heads further, on readouts computed once",
         arguments.add_refine,

@@ -3,6 +3,7 @@
 import argparse
 import math
 from pathlib import Path
+from typing import get_args
 
 from llmsrec.amazon import SAMPLE_RATE_OF_CATEGORY
 from llmsrec.settings import (
@@ -10,7 +11,9 @@ from llmsrec.settings import (
     SMOLLM2,
     RefineSettings,
     SasrecLimits,
+    SasrecLoss,
     SasrecSettings,
+    SegmentsSettings,
     TrainLimits,
     TrainSettings,
 )
@@ -53,6 +56,18 @@ def add_train_sasrec(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=int, default=settings.batch_size, help="users of one step")
     add("--learning-rate", type=float, default=settings.learning_rate, help="of Adam")
     add("--dropout", type=float, default=settings.dropout, help="0.2 to 0.5 suits small data")
+    add(
+        "--loss",
+        choices=get_args(SasrecLoss),
+        default=settings.loss,
+        help="the published code's, or a softmax over the catalogue",
+    )
+    add(
+        "--candidates",
+        type=int,
+        default=settings.candidates,
+        help="items that a softmax ranks; a smaller catalogue is ranked whole",
+    )
     add("--seed", type=int, default=settings.seed, help="of weights, order and negatives")
     add("--restart", action="store_true", help="drop an unfinished training and begin anew")
 
@@ -91,6 +106,41 @@ def add_train(parser: argparse.ArgumentParser) -> None:
         help="choose the best epoch on the first so many users; 0 takes all",
     )
     add("--seed", type=int, default=settings.seed, help="of weights, samples and negatives")
+    add("--restart", action="store_true", help="drop an unfinished training and begin anew")
+
+
+def add_train_segments(parser: argparse.ArgumentParser) -> None:
+    settings = SegmentsSettings()
+    add = parser.add_argument
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
+    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
+    add(
+        "--llm",
+        default=SMOLLM2,
+        help="a folder as transformers saves it, or smollm2-135m out of its package",
+    )
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        help="checkpoint to write; an unfinished training beside it goes on",
+    )
+    layers = "first layers of the LLM that are run"
+    add("--layers", dest="num_layers", type=int, default=settings.num_layers, help=layers)
+    add("--window", type=int, default=settings.window, help="newest interactions that are read")
+    add("--epochs", type=int, default=settings.epochs, help="passes over the users")
+    add("--batch-size", type=int, default=settings.batch_size, help="windows of one step")
+    add("--learning-rate", type=float, default=settings.learning_rate, help="of AdamW, at its most")
+    add("--weight-decay", type=float, default=settings.weight_decay, help="of AdamW")
+    add(
+        "--candidates",
+        type=int,
+        default=settings.candidates,
+        help="items that each step ranks; a smaller catalogue is ranked whole",
+    )
+    add("--precision", choices=LLM_PRECISIONS, default=settings.precision, help="of the frozen LLM")
+    add("--seed", type=int, default=settings.seed, help="of weights, windows and candidates")
     add("--restart", action="store_true", help="drop an unfinished training and begin anew")
 
 

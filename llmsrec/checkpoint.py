@@ -18,6 +18,7 @@ from typing import Annotated, TypeVar, cast, get_args
 import msgspec
 import numpy as np
 import torch
+from rich.progress import Progress
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as save_tensors
@@ -32,7 +33,10 @@ from llmsrec.errors import CheckpointError, DataError
 from llmsrec.files import replaced_whole
 from llmsrec.model import COLLABORATIVE_DIM, Heads, LLMSRec
 from llmsrec.movielens import MovieLensName, load_movielens
-from llmsrec.prompt import TEMPLATE_VERSION
+from llmsrec.prompt import MAX_INTERACTIONS, SEGMENTS_TEMPLATE_VERSION, TEMPLATE_VERSION
+from llmsrec.segments.model import SegmentsModel
+from llmsrec.segments.titles import Titles, read_titles, tokenise
+from llmsrec.tokens import PromptTokenizer
 
 SCHEMA_VERSION = 1
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -42,10 +46,19 @@ _HEADS = "heads.safetensors"
 _NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError)
 
 
+class SegmentsShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of the LLM and of a history a checkpoint over item segments reads."""
+
+    num_layers: Count
+    window: Count
+
+
 class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
     model_version: str
     template_version: int = TEMPLATE_VERSION
+    segments: SegmentsShape | None = None
+    """Of template 2 alone."""
     llm_dim: Count
     num_items: Count
     training: dict[str, str | int | float] = {}
@@ -94,10 +107,30 @@ class Checkpoint:
         """Load the LLM in `dtype` and join it with the heads, in evaluation mode.
 
         Raises:
+            CheckpointError: it is not the LLM of the training, whole and served, or the checkpoint
+                is one over item segments.
+        """
+        if self.config.segments is not None:
+            raise CheckpointError(
+                f"{self.config.model_version} reads item segments (prompt template"
+                f" {SEGMENTS_TEMPLATE_VERSION}), which only `evaluate` takes so far; name a"
+                " checkpoint of `train`, `refine` or `import-reference`"
+            )
+        decoder, tokenizer = llm.load(self.llm_source, dtype, self.config.llm_dim)
+        return LLMSRec(decoder, self.heads, self.item_table).eval(), tokenizer
+
+    def load_segments(
+        self, dtype: torch.dtype, shape: SegmentsShape, bars: Progress
+    ) -> tuple[SegmentsModel, Titles]:
+        """Load the LLM's first layers, join them with the heads, and run the titles through them.
+
+        Raises:
             CheckpointError: it is not the LLM of the training, whole and served.
         """
         decoder, tokenizer = llm.load(self.llm_source, dtype, self.config.llm_dim)
-        return LLMSRec(decoder, self.heads, self.item_table).eval(), tokenizer
+        model = SegmentsModel(decoder, shape.num_layers, self.heads, self.item_table).eval()
+        ragged = tokenise(PromptTokenizer(tokenizer), self.titles)
+        return model, read_titles(model.layers, model.embedding, ragged, bars)
 
 
 def save(folder: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
@@ -147,17 +180,19 @@ def load(folder: Path) -> Checkpoint:
             f"{folder / 'config.json'}: schema version {config.schema_version}, this release"
             f" reads {SCHEMA_VERSION}; use the release that wrote it"
         )
-    if config.template_version != TEMPLATE_VERSION:
+    template = TEMPLATE_VERSION if config.segments is None else SEGMENTS_TEMPLATE_VERSION
+    if config.template_version != template:
         raise CheckpointError(
             f"{folder / 'config.json'}: trained with prompt template {config.template_version},"
-            f" this release writes {TEMPLATE_VERSION}; train again or use the older release"
+            f" this release writes {template}; train again or use the older release"
         )
     heads = Heads(config.llm_dim)
     expected = {name: value.shape for name, value in heads.state_dict().items()}
     heads.load_state_dict(_read_tensors(folder / _HEADS, expected))
     shape = torch.Size([config.num_items, COLLABORATIVE_DIM])
     items = _read_tensors(folder / "items.safetensors", {"item_table": shape})
-    public_source, catalogue, histories = _read_data(folder, config.num_items)
+    window = MAX_INTERACTIONS if config.segments is None else config.segments.window
+    public_source, catalogue, histories = _read_data(folder, config.num_items, window)
     if len(catalogue) != config.num_items:
         raise CheckpointError(
             f"{folder}: {len(catalogue)} catalogue items for {config.num_items} rows of the item"
@@ -174,11 +209,11 @@ def load(folder: Path) -> Checkpoint:
     )
 
 
-def sample_histories(dataset: Dataset) -> list[History]:
+def sample_histories(dataset: Dataset, window: int = MAX_INTERACTIONS) -> list[History]:
     """Give the newest interactions of users spread evenly over a data set."""
     num_sampled = min(NUM_HISTORIES, dataset.num_users)
     users = np.linspace(0, dataset.num_users - 1, num_sampled, dtype=np.int64)
-    return [as_history(dataset.test_history(user)) for user in users]
+    return [as_history(dataset.test_history(user), window) for user in users]
 
 
 def public_source(dataset: Dataset) -> PublicSource | None:
@@ -189,7 +224,7 @@ def public_source(dataset: Dataset) -> PublicSource | None:
 
 
 def _read_data(
-    folder: Path, num_items: int
+    folder: Path, num_items: int, window: int
 ) -> tuple[PublicSource | None, Sequence[CatalogueItem], Sequence[History]]:
     reference = folder / "public.json"
     if not reference.exists():
@@ -203,7 +238,7 @@ def _read_data(
             f"{reference}: {source.dataset} is read differently than when the checkpoint was"
             " trained; use the release that trained it"
         )
-    return source, dataset.catalogue, sample_histories(dataset)
+    return source, dataset.catalogue, sample_histories(dataset, window)
 
 
 def _read_histories(path: Path, num_items: int) -> list[History]:

@@ -24,9 +24,9 @@ History = tuple[Sequence[int], Sequence[int | None]]
 """Item rows and timestamps in milliseconds of one interaction sequence, oldest first."""
 
 
-def as_history(sequence: InteractionSequence) -> History:
+def as_history(sequence: InteractionSequence, window: int = MAX_INTERACTIONS) -> History:
     """Take the newest interactions of a data set's sequence, all that a prompt can hold."""
-    rows, timestamps_ms = (values[-MAX_INTERACTIONS:].tolist() for values in sequence)
+    rows, timestamps_ms = (values[-window:].tolist() for values in sequence)
     return rows, timestamps_ms
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
@@ -13,17 +13,23 @@ from rich.progress import Progress
 from rich.table import Table
 
 from llmsrec import baselines, checkpoint, metrics
+from llmsrec.checkpoint import Checkpoint
 from llmsrec.dataset import Dataset
 from llmsrec.encoding import History, as_history, encode_items, encode_users
 from llmsrec.files import written_aside
 from llmsrec.metrics import Scores
-from llmsrec.model import LLMSRec
 from llmsrec.progress import progress_bars
+from llmsrec.prompt import MAX_INTERACTIONS
+from llmsrec.segments.encoding import SegmentsEncoder
 from llmsrec.tokens import PromptTokenizer, PromptWriter
 from llmsrec.train import DTYPES
 
 CUTOFFS = (10, 20)
 Metrics = dict[str, float]
+Encode = Callable[
+    [Sequence[Sequence[History]]], tuple[NDArray[np.float32], Sequence[NDArray[np.float32]]]
+]
+"""Gives item vectors `[N, D]`, and the user vectors `[U, D]` of each list of histories."""
 
 
 def rank_all(dataset: Dataset, scores: Scores) -> Metrics:
@@ -58,14 +64,12 @@ def cosine(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[n
     return similarity
 
 
-def evaluate(
-    model: LLMSRec, writer: PromptWriter, dataset: Dataset, bars: Progress
-) -> dict[str, Metrics]:
+def evaluate(dataset: Dataset, window: int, encode: Encode) -> dict[str, Metrics]:
     """Measure the model, the baselines, and what shuffling the window does to the model."""
-    histories = [as_history(dataset.test_history(user)) for user in range(dataset.num_users)]
-    items = encode_items(model, writer, dataset.num_items, bars)  # [N, D]
-    users = encode_users(model, writer, histories, bars)  # [U, D]
-    shuffled = encode_users(model, writer, shuffle_windows(histories), bars)  # [U, D]
+    histories = [
+        as_history(dataset.test_history(user), window) for user in range(dataset.num_users)
+    ]
+    items, (users, shuffled) = encode([histories, shuffle_windows(histories)])
     similarity = cosine(users, shuffled)
     return {
         "llm-srec": rank_all(dataset, users @ items.T),
@@ -79,16 +83,33 @@ def evaluate(
     }
 
 
+def make_encoder(loaded: Checkpoint, dtype: torch.dtype, bars: Progress) -> tuple[int, Encode]:
+    """Load a checkpoint's model; give the window that it reads, and what encodes with it."""
+    num_items = len(loaded.catalogue)
+    shape = loaded.config.segments
+    if shape is not None:
+        segments, titles = loaded.load_segments(dtype, shape, bars)
+        encoder = SegmentsEncoder(segments, titles, shape.window)
+        return shape.window, lambda several: encoder.encode(
+            num_items, [[rows for rows, _ in histories] for histories in several], bars
+        )
+    model, tokenizer = loaded.load_model(dtype)
+    if torch.cuda.is_available():
+        model.cuda()
+    writer = PromptWriter(PromptTokenizer(tokenizer), loaded.titles)
+    return MAX_INTERACTIONS, lambda several: (
+        encode_items(model, writer, num_items, bars),
+        [encode_users(model, writer, histories, bars) for histories in several],
+    )
+
+
 def run(arguments: argparse.Namespace) -> None:
     dataset = Dataset.load(arguments.dataset)
     loaded = checkpoint.load(arguments.checkpoint)
     loaded.require_catalogue_of(dataset)
-    model, tokenizer = loaded.load_model(DTYPES[arguments.precision])
-    if torch.cuda.is_available():
-        model.cuda()
-    writer = PromptWriter(PromptTokenizer(tokenizer), dataset.titles)
     with progress_bars() as bars:
-        measured = evaluate(model, writer, dataset, bars)
+        window, encode = make_encoder(loaded, DTYPES[arguments.precision], bars)
+        measured = evaluate(dataset, window, encode)
     Console(file=sys.stdout).print(_table(measured))
     if arguments.write:
         config = msgspec.structs.replace(

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 TEMPLATE_VERSION = 1
+SEGMENTS_TEMPLATE_VERSION = 2
+"""Of segments: an item's text and its slot, read alone, and one token that reads out a user's."""
 MAX_INTERACTIONS = 10
 MAX_PROMPT_TOKENS = 1024
 MAX_CLIPPED_TITLE_TOKENS = 64
@@ -95,3 +97,8 @@ def plan_window(num_interactions: int, num_tokens: Callable[[int, bool], int]) -
     while kept > 1 and num_tokens(kept, True) > MAX_PROMPT_TOKENS:
         kept -= 1
     return kept, True
+
+
+def segment_text(title: str) -> str:
+    """Give the text before an item's slot where each item is read alone."""
+    return f'"{title}",'

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmsrec import metrics
+from llmsrec.candidates import draw_candidates, softmax_loss
 from llmsrec.dataset import Dataset
 from llmsrec.errors import DataError, TrainingError
 from llmsrec.files import claimed, require_apart
@@ -80,6 +81,20 @@ class Trainer:
         unrated = (states * self.model.item_emb(negatives[users][is_target])).sum(-1)
         return functional.softplus(-rated).mean() + functional.softplus(unrated).mean()
 
+    def softmax_loss(self, users: Tensor, rng: np.random.Generator) -> Tensor:
+        """Give the cross-entropy of each position's next item among the catalogue's."""
+        inputs, targets = self.inputs[users], self.targets[users]
+        is_target = targets != 0  # [B, T]
+        wanted = targets[is_target].numpy() - 1  # [P]
+        num_items, num_drawn = self.dataset.num_items, self.settings.candidates
+        candidates = draw_candidates(wanted, num_items, num_drawn, rng)
+        states = self.model.encode(inputs)[is_target]  # [P, D]
+        items = self.model.item_emb(torch.from_numpy(candidates.rows + 1))  # [C, D]
+        parts = [self.parts[user] for user in users.tolist()]
+        had = np.stack([np.isin(candidates.rows, part) for part in parts])  # [B, C]
+        of_target = torch.from_numpy(had)[is_target.nonzero()[:, 0]]  # [P, C]
+        return softmax_loss(states @ items.T, wanted, of_target, candidates)
+
     def run_epoch(self) -> float:
         """Pass once over all users; seeded by the epoch, so that a resumed one repeats it."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
@@ -90,7 +105,10 @@ class Trainer:
         losses = []
         for start in range(0, len(order), self.settings.batch_size):
             users = torch.from_numpy(order[start : start + self.settings.batch_size])
-            loss = self.loss(users, negatives)
+            if self.settings.loss == "softmax":
+                loss = self.softmax_loss(users, rng)
+            else:
+                loss = self.loss(users, negatives)
             self.optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimiser.step()

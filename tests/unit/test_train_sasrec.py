@@ -112,6 +112,15 @@ def test_state_of_another_dataset_is_refused(dataset_path: Path, tmp_path: Path)
         run(dataset_path, tmp_path / "out", "--epochs=1")
 
 
+@pytest.mark.parametrize("candidates", [NUM_ITEMS, 12], ids=["whole catalogue", "sampled"])
+def test_softmax_learns_the_next_item(tmp_path: Path, candidates: int) -> None:
+    ring_dataset(60).save(tmp_path / "ring")
+    options = ["--loss=softmax", f"--candidates={candidates}", "--learning-rate=0.01"]
+    run(tmp_path / "ring", tmp_path / "out", *options, "--epochs=25", "--dropout=0")
+    _, description = load_sasrec(tmp_path / "out")
+    assert description.metrics["test"]["ndcg@10"] > 0.9
+
+
 def test_training_learns_the_next_item(tmp_path: Path) -> None:
     dataset = ring_dataset(60)
     dataset.save(tmp_path / "ring")
