@@ -4,7 +4,6 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 from engine.commands import recommend_arguments
@@ -48,9 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = terminal.Parser(
         prog="python -m engine", description="Serves LLM-SRec recommenders over gRPC."
     )
-    parser.add_argument(
-        "--version", action="version", version=f"llmsrec-engine {version('llmsrec-engine')}"
-    )
+    parser.add_argument("--version", action=_ShowVersion, nargs=0, help="show it and end")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, summary: str, epilog: str) -> argparse.ArgumentParser:
@@ -95,6 +92,14 @@ def make_parser() -> argparse.ArgumentParser:
     asking = add("recommend", "ask a running server", recommend_arguments.EXAMPLE)
     recommend_arguments.add_arguments(asking)
     return parser
+
+
+class _ShowVersion(argparse.Action):
+    """Looks the version up only when it is asked for, which takes longer than all of the parser."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        version = importlib.import_module("importlib.metadata").version("llmsrec-engine")
+        parser.exit(message=f"llmsrec-engine {version}\n")
 
 
 def parse_path(text: str) -> Path:

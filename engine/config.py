@@ -1,5 +1,6 @@
 """The server's configuration: one strict struct per stage, read from one TOML file."""
 
+import codecs
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -51,13 +52,14 @@ class RequestConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_excluded_ids: Ids = 5_000
     max_id_characters: Annotated[int, msgspec.Meta(ge=1, le=2**16)] = 1_024
     """A reply repeats the ids that were ignored."""
-    max_k: Ids = 1_000
+    max_k: Annotated[int, msgspec.Meta(ge=10, le=10**7)] = 1_000
+    """No less than the ten of a request that does not say."""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: str = "127.0.0.1:50051"
     """`HOST:PORT`, `[IPV6]:PORT` or `unix:PATH`."""
-    max_request_bytes: MessageBytes = 4_194_304
+    max_request_bytes: MessageBytes = 1_048_576
     max_reply_bytes: MessageBytes = 4_194_304
     """What clients take unless told otherwise; a longer reply is refused."""
     min_ping_interval_seconds: Seconds = 5.0
@@ -82,8 +84,11 @@ def load_config(path: Path) -> Config:
         ConfigError: the file cannot be read, is no TOML or does not fit.
     """
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Config)
+        if not path.is_file() and path.exists():
+            raise ConfigError(f"cannot read the configuration {path}: it is no regular file")
+        content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        return msgspec.toml.decode(content, type=Config)
     except OSError as error:
         raise ConfigError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error

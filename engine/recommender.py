@@ -6,6 +6,7 @@ request ─► render ─┘   micro-batches      [B, D]    top-k rows
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,8 @@ class Recommender:
         if not isinstance(generation, Generation):
             raise BundleError(f"{generation!r} is no generation; use Recommender.open(bundle)")
         self._opened: Generation | None = generation
+        self._num_calls = 0
+        self._ended = threading.Condition()
 
     @classmethod
     def open(cls, bundle: Path | str, config: Config | None = None) -> "Recommender":
@@ -77,18 +80,20 @@ class Recommender:
             EncodingFailed: a user vector is not finite.
             RecommenderClosed: it was closed.
         """
-        generation, received = self._generation, time.monotonic()
-        rendered = []
-        for place, request in enumerate(check_requests(requests)):
-            with _naming(f"requests[{place}]."):
-                rendered.append(generation.render(request, received))
-        queries = [each.query for each in rendered]
-        answers: dict[int, Recommendation] = {}
-        for members, size in generation.limits.split([len(query.prompt) for query in queries]):
-            outcomes = run_batch(generation, [queries[index] for index in members], size)
-            for index, outcome in zip(members, outcomes, strict=True):
-                answers[index] = assemble(rendered[index], outcome)
-        return [answers[index] for index in range(len(rendered))]
+        received = time.monotonic()
+        with self._call() as generation:
+            rendered = []
+            for place, request in enumerate(check_requests(requests)):
+                with _naming(f"requests[{place}]."):
+                    rendered.append(generation.render(request, received))
+            queries = [each.query for each in rendered]
+            lengths = [len(query.prompt) for query in queries]
+            answers: dict[int, Recommendation] = {}
+            for members, size in generation.limits.split(lengths):
+                outcomes = run_batch(generation, [queries[index] for index in members], size)
+                for index, outcome in zip(members, outcomes, strict=True):
+                    answers[index] = assemble(rendered[index], outcome)
+            return [answers[index] for index in range(len(rendered))]
 
     def encode_users(self, histories: Sequence[Sequence[Interaction]]) -> NDArray[np.float32]:
         """Give the user vectors `[len(histories), D]` float32.
@@ -98,26 +103,42 @@ class Recommender:
             EncodingFailed: a user vector is not finite.
             RecommenderClosed: it was closed.
         """
-        generation, received = self._generation, time.monotonic()
-        prompts = []
-        for place, history in enumerate(check_histories(histories)):
-            with _naming(f"histories[{place}]", "history"):
-                rendered = generation.render(RecommendRequest(history), received)
-            prompts.append(rendered.query.prompt)
-        vector_dim = generation.catalogue.item_vectors.shape[1]
-        vectors = np.empty((len(prompts), vector_dim), np.float32)
-        for members, size in generation.limits.split([len(prompt) for prompt in prompts]):
-            batch = [prompts[index] for index in members]
-            vectors[members] = generation.pipeline.encode(batch, size, "user_vector")
+        received = time.monotonic()
+        with self._call() as generation:
+            prompts = []
+            for place, history in enumerate(check_histories(histories)):
+                with _naming(f"histories[{place}]", "history"):
+                    rendered = generation.render(RecommendRequest(history), received)
+                prompts.append(rendered.query.prompt)
+            vector_dim = generation.catalogue.item_vectors.shape[1]
+            vectors = np.empty((len(prompts), vector_dim), np.float32)
+            for members, size in generation.limits.split([len(prompt) for prompt in prompts]):
+                batch = [prompts[index] for index in members]
+                vectors[members] = generation.pipeline.encode(batch, size, "user_vector")
         if not np.isfinite(vectors).all():
             raise EncodingFailed("the encoder gave a user vector that is not finite")
         return vectors
 
     def close(self) -> None:
-        """Release what encodes and ranks; a second call does nothing."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        """Let the calls under way end, then release what encodes and ranks; again does nothing."""
+        with self._ended:
+            opened, self._opened = self._opened, None
+            self._ended.wait_for(lambda: self._num_calls == 0)
+        if opened is not None:
+            opened.close()
+
+    @contextmanager
+    def _call(self) -> Iterator[Generation]:
+        """Keep the generation open for one call."""
+        with self._ended:
+            generation = self._generation
+            self._num_calls += 1
+        try:
+            yield generation
+        finally:
+            with self._ended:
+                self._num_calls -= 1
+                self._ended.notify_all()
 
     @property
     def _generation(self) -> Generation:
@@ -137,7 +158,7 @@ def _naming(path: str, replaced: str = "") -> Iterator[None]:
 
 def _check_path(bundle: object) -> Path:
     path = os.fspath(bundle) if isinstance(bundle, (str, os.PathLike)) else None
-    if isinstance(path, str) and "\0" not in path:
+    if isinstance(path, str) and path and "\0" not in path:
         return Path(path)
     raise BundleError(f"{bundle!r} is no path of a bundle; give that of its folder")
 

@@ -65,7 +65,8 @@ def _check_interaction(path: str, interaction: object) -> Interaction:
     if not isinstance(interaction, Interaction):
         raise _refuse(path, interaction, "Interaction", "write Interaction(item_id)")
     item_id, timestamp_ms = interaction.item_id, interaction.timestamp_ms
-    _check_id(f"{path}.item_id", item_id)
+    if not _check_id(f"{path}.item_id", item_id):
+        raise InvalidRequest(f"{path}.item_id", "is empty; name an item")
     if timestamp_ms is None:
         return interaction
     return Interaction(item_id, _check_int(f"{path}.timestamp_ms", timestamp_ms, "int or None"))

@@ -6,8 +6,10 @@ write, and ends in SIGBUS where they cut the file: so each is replaced by memory
 """
 
 import ctypes
+import errno
 import mmap
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,14 @@ class _Mapping(NamedTuple):
 
 
 def read_state(path: Path) -> FileState:
+    """Look at a file.
+
+    Raises:
+        OSError: there is none, or what is there is a device, a pipe or a folder.
+    """
     found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
     return FileState(
         found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
     )

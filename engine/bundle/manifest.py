@@ -18,6 +18,7 @@ SCHEMA_VERSION = 3
 MANIFEST_FILE = "manifest.json"
 GRAPH_FILE = "encoder.onnx"
 WEIGHTS_FILE = "encoder.onnx.data"
+MAX_MANIFEST_BYTES = 1 << 20
 
 Backend = Literal["onnxruntime", "onnxruntime-cuda", "tensorrt"]
 Precision = Literal["fp32", "int16", "fp16", "bf16", "fp8"]
@@ -134,6 +135,8 @@ def read_manifest(bundle: Path) -> Manifest:
     """
     path = bundle / MANIFEST_FILE
     try:
+        if read_state(path).num_bytes > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path} is too large for a manifest; {_REMEDY}")
         content = path.read_bytes()
     except PermissionError as error:
         raise BundleError(
@@ -206,13 +209,13 @@ def describe_file(path: Path) -> FileEntry:
 def _verify(path: Path, expected: FileEntry) -> FileState:
     try:
         state = read_state(path)
+        if state.num_bytes != expected.num_bytes:
+            raise BundleError(
+                f"{path} has {state.num_bytes} bytes, expected {expected.num_bytes}; {_REMEDY}"
+            )
         sha256 = sha256_of_file(path)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}; {_REMEDY}") from error
-    if state.num_bytes != expected.num_bytes:
-        raise BundleError(
-            f"{path} has {state.num_bytes} bytes, expected {expected.num_bytes}; {_REMEDY}"
-        )
     if sha256 != expected.sha256:
         raise BundleError(
             f"{path} is damaged: its SHA-256 is {sha256}, expected {expected.sha256}; {_REMEDY}"

@@ -66,7 +66,8 @@ def open_bundle(path: Path) -> Bundle:
         items = load_file(path / ITEMS_FILE)
         fragments = Fragments.from_arrays(load_file(path / FRAGMENTS_FILE))
         table, vectors = items["item_table"], items["item_vectors"]
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
+    except (OSError, KeyError, ValueError, msgspec.DecodeError, SafetensorError) as error:
+        files.require_unchanged()
         raise BundleError(
             f"{path} does not hold what its manifest promises ({error!r}); build it again"
         ) from error

@@ -17,7 +17,9 @@ _LOOKS_LIKE_A_TIME = re.compile(
     r"""\s*(
         [+-]?\d+                                    # a number, of whichever unit and sign
       | [+-]?\d+(\.\d*)?[eE][+-]?\d+ | \d{9,}\.\d*  # as a float is written
-      | \d{1,4}[-/]\d{1,2}([-/]\d{1,4})?([T\s].*)?  # 1997-1-2, 11/22/1997, with a time of day
+      | \d{1,4}[-/]\d{1,2}([-/]\d{1,4})?([TZ+\s].*)?  # 1997-1-2, 11/22/1997, with a time of day
+      | \d{4}-?W\d{2}(-?\d)?                       # 1997-W47-4
+      | \d{1,3}([_,']\d{3})+                       # 880,156,800,000
       | \d{1,2}\.\d{1,2}\.\d{4}([T\s].*)?           # 22.11.1997
       | \d{1,2}:\d{2}(:\d{2}.*)?                    # a time of day alone
     )\s*""",

@@ -13,6 +13,7 @@ import msgspec
 from engine.bundle.manifest import read_manifest
 from engine.config import Config, load_config
 from engine.live import Live, open_generation
+from engine.pipelines.open import require_fitting
 from engine.rpc.listening import require_free
 from engine.rpc.server import serve
 from engine.signals import StopSignals
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace, signals: StopSignals) -> None:
     require_free(config.server.listen)
     if options.check_config:
         if options.bundle is not None:
-            read_manifest(options.bundle)
+            require_fitting(config, read_manifest(options.bundle))
         sys.stdout.write("".join(f"{line}\n" for line in describe(config)))
         return
     logging.basicConfig(

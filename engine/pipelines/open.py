@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack, closing
 
-from engine.bundle.manifest import OnnxRuntimeCpu, OnnxRuntimeCuda, TensorRT
+from engine.bundle.manifest import Manifest, OnnxRuntimeCpu, OnnxRuntimeCuda, TensorRT
 from engine.bundle.opened import Bundle
 from engine.config import Config
 from engine.encoders.cpu import CpuEncoder
@@ -27,14 +27,7 @@ def open_pipeline(bundle: Bundle, config: Config) -> Pipeline:
         ConfigError: a setting does not fit the bundle.
         PlanError: the bundle's plan is not for this GPU or library.
     """
-    ranks_on_gpu = config.retrieval.device == "gpu" and not isinstance(
-        bundle.manifest.encoder, OnnxRuntimeCpu
-    )
-    if config.retrieval.item_precision != "fp32" and not ranks_on_gpu:
-        raise ConfigError(
-            "retrieval.item_precision is what a GPU holds item vectors in, and the CPU ranks this"
-            " bundle; leave it out"
-        )
+    require_fitting(config, bundle.manifest)
     match bundle.manifest.encoder:
         case OnnxRuntimeCpu():
             return _open_cpu(bundle, config)
@@ -42,6 +35,22 @@ def open_pipeline(bundle: Bundle, config: Config) -> Pipeline:
             return _open_cuda(bundle, kind, config)
         case TensorRT(plan=plan):
             return TensorRTPipeline(bundle, plan, config.retrieval, config.encoder.num_threads)
+
+
+def require_fitting(config: Config, manifest: Manifest) -> None:
+    """Refuse settings that a bundle of this kind would not heed.
+
+    Raises:
+        ConfigError: with the setting.
+    """
+    ranks_on_gpu = config.retrieval.device == "gpu" and not isinstance(
+        manifest.encoder, OnnxRuntimeCpu
+    )
+    if config.retrieval.item_precision != "fp32" and not ranks_on_gpu:
+        raise ConfigError(
+            "retrieval.item_precision is what a GPU holds item vectors in, and the CPU ranks this"
+            " bundle; leave it out"
+        )
 
 
 def _open_cpu(bundle: Bundle, config: Config) -> Pipeline:

@@ -11,6 +11,9 @@ MAX_SOCKET_PATH_BYTES = 107
 """Source: unix(7), whose addresses hold 108 bytes with the closing zero."""
 
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.ASCII | re.IGNORECASE)
+_LIKE_A_NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)\.?", re.ASCII | re.IGNORECASE)
+"""What the last part of says that it is no name: `127.1`, `0x7f000001`, `256.0.0.1`."""
+_NOT_IN_PATHS = re.compile(r"[\0%?#]")
 _HOST_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
@@ -53,6 +56,10 @@ def parse_address(text: str) -> Address:
         raise ConfigError(f"its port {port} is not between 0 and 65535")
     if not host:
         raise ConfigError(f"it has no host, such as 127.0.0.1:{port}")
+    if (mapped := _mapped_ipv4(host)) is not None:
+        raise ConfigError(f"write it as {mapped}:{port}")
+    if _LIKE_A_NUMBER.fullmatch(host) and not _is_ipv4(host):
+        raise ConfigError(f"{host!r} is no IPv4 address of four numbers, such as 127.0.0.1")
     if not _is_ipv6(host) and not _HOST_NAME.fullmatch(host):
         raise ConfigError(f"{host!r} is no name of a host (a-z, digits, dots, hyphens)")
     return TcpAddress(host, int(port))
@@ -67,8 +74,8 @@ def _parse_socket(path: str) -> UnixAddress:
         path = path[2:]
     if not path or path.endswith("/"):
         raise ConfigError("it names no socket, such as unix:/run/llmsrec.sock")
-    if "\0" in path:
-        raise ConfigError("its path holds a zero byte")
+    if found := _NOT_IN_PATHS.search(path):
+        raise ConfigError(f"its path holds {found[0]!r}, which gRPC does not take as it stands")
     if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         raise ConfigError(f"its path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
     return UnixAddress(path)
@@ -102,6 +109,18 @@ def _split(text: str) -> tuple[str, str]:
     if colon:
         return host, port
     return ("", text) if text.isdigit() else (text, "")
+
+
+def _mapped_ipv4(host: str) -> ipaddress.IPv4Address | None:
+    return ipaddress.IPv6Address(host).ipv4_mapped if _is_ipv6(host) else None
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        ipaddress.IPv4Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_ipv6(text: str) -> bool:

@@ -24,12 +24,14 @@ def check_request(message: pb.RecommendRequest, config: RequestConfig) -> None:
             raise _too_long(f"excluded_item_ids[{index}]", config)
 
 
-def check_reply(message: pb.RecommendResponse, max_bytes: int) -> None:
-    """Refuse a reply that clients do not take unless told otherwise.
+def fit_reply(message: pb.RecommendResponse, max_bytes: int) -> None:
+    """Leave out the ignored ids, which are counted, of a reply that is too large with them.
 
     Raises:
-        InvalidRequest: with the setting that bounds it.
+        InvalidRequest: it is too large without them, with the setting that bounds it.
     """
+    if message.ByteSize() > max_bytes:
+        message.ClearField("ignored_interactions")
     if (num_bytes := message.ByteSize()) > max_bytes:
         raise InvalidRequest(
             "k",
@@ -42,7 +44,7 @@ def _check(field: str, what: str, found: int, setting: str, config: RequestConfi
     most: int = getattr(config, setting)
     if found > most:
         raise InvalidRequest(
-            field, f"has {found} {what}, over request.{setting} ({most}); send the newest"
+            field, f"has {found} {what}, over request.{setting} ({most}); send fewer"
         )
 
 

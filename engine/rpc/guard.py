@@ -1,13 +1,13 @@
-"""Stands before the methods of every service: refuses malformed messages, ends streams at a stop.
+"""Stands before the methods of every service: refuses malformed messages, ends calls at a stop.
 
-Left to itself, gRPC answers UNKNOWN to a message that is no valid protobuf, leaves streams open
-until the server is gone, and logs a traceback for each.
+Left to itself, gRPC answers UNKNOWN to a message that is no valid protobuf, and CANCELLED, which no
+client tries again, to calls that a stop leaves unanswered; it logs a traceback for each.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from inspect import isasyncgen
 
 import grpc
@@ -16,14 +16,18 @@ from google.protobuf.message import DecodeError
 from engine.untyped import Untyped
 
 LAST_WORDS_SECONDS = 0.1
-"""What a stream has to send what is new, such as that health is no longer serving."""
+"""What a call has to send what is new, such as that health is no longer serving."""
+QUIET_SECONDS = 0.2
+"""After so long without a new call, none that gRPC has received is left unseen."""
+LATE_SECONDS = 3.0
+"""How long calls that come in late are refused, before gRPC cancels what comes."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class Guard(grpc.aio.ServerInterceptor):
     def __init__(self) -> None:
-        self._streams = OpenStreams()
+        self._calls = OpenCalls()
 
     async def intercept_service(
         self,
@@ -33,16 +37,20 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        return _Guarded(handler, handler_call_details.method, self._streams).handler()
+        return _Guarded(handler, handler_call_details.method, self._calls).handler()
 
-    async def end_streams(self) -> None:
-        """Answer UNAVAILABLE on every stream that is open, and wait for it."""
-        await self._streams.end()
+    async def end_calls(self) -> None:
+        """Answer UNAVAILABLE to every call that is open or comes in, until none does any more."""
+        await self._calls.end()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LATE_SECONDS):
+                await self._calls.wait_quiet()
 
 
-class OpenStreams:
+class OpenCalls:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Untyped]] = set()
+        self._num_late = 0
         self.is_ending = False
 
     @contextmanager
@@ -54,6 +62,18 @@ class OpenStreams:
             yield
         finally:
             self._tasks.discard(task)
+
+    def refuse_late(self) -> bool:
+        """Tell whether a call that begins now has come too late, and count it."""
+        self._num_late += self.is_ending
+        return self.is_ending
+
+    async def wait_quiet(self) -> None:
+        """Wait until no call has come too late for a while."""
+        num_seen = -1
+        while num_seen != self._num_late:
+            num_seen = self._num_late
+            await asyncio.sleep(QUIET_SECONDS)
 
     async def end(self) -> None:
         self.is_ending = True
@@ -75,10 +95,10 @@ class _Malformed:
 class _Guarded:
     """One method's handler, behind a reader that raises nothing."""
 
-    def __init__(self, handler: Untyped, method: str, streams: OpenStreams) -> None:
+    def __init__(self, handler: Untyped, method: str, calls: OpenCalls) -> None:
         self._handler = handler
         self._method = method
-        self._streams = streams
+        self._calls = calls
 
     def handler(self) -> Untyped:
         codecs = (self._read, self._handler.response_serializer)
@@ -96,29 +116,31 @@ class _Guarded:
 
     async def _unary_unary(self, request: object, context: Untyped) -> object:
         await self._require_valid(request, context)
-        return await self._handler.unary_unary(request, context)
+        return await self._until_the_end(self._handler.unary_unary(request, context), context)
 
     async def _unary_stream(self, request: object, context: Untyped) -> None:
         await self._require_valid(request, context)
-        await self._send(self._handler.unary_stream(request, context), context)
+        replies = self._handler.unary_stream(request, context)
+        await self._until_the_end(_send(replies, context), context)
 
     async def _stream_stream(self, requests: AsyncIterator[object], context: Untyped) -> None:
-        valid = self._valid(requests, context)
-        await self._send(self._handler.stream_stream(valid, context), context)
+        replies = self._handler.stream_stream(self._valid(requests, context), context)
+        await self._until_the_end(_send(replies, context), context)
 
-    async def _send(self, replies: Untyped, context: Untyped) -> None:
-        """Send what a handler yields, or let it send by itself, until the server stops."""
+    async def _until_the_end(
+        self, answering: Coroutine[object, object, object], context: Untyped
+    ) -> object:
+        """Let a handler answer, unless the server stops."""
+        if self._calls.refuse_late():
+            answering.close()
+            await _refuse_late(context)
         try:
-            with self._streams.entered():
-                if isasyncgen(replies):
-                    async for reply in replies:
-                        await context.write(reply)
-                else:
-                    await replies
+            with self._calls.entered():
+                return await answering
         except asyncio.CancelledError:
-            if not self._streams.is_ending:
-                raise
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is shutting down")
+            if self._calls.is_ending:
+                await _refuse_late(context)
+            raise
 
     async def _valid(
         self, requests: AsyncIterator[object], context: Untyped
@@ -140,3 +162,19 @@ class _Guarded:
             "the message is no valid protobuf of this method: it was cut off, is of another type,"
             " or a string in it is not UTF-8",
         )
+
+
+async def _send(replies: Untyped, context: Untyped) -> None:
+    """Send what a handler yields, or let it send by itself."""
+    if isasyncgen(replies):
+        async for reply in replies:
+            await context.write(reply)
+    else:
+        await replies
+
+
+async def _refuse_late(context: Untyped) -> None:
+    await context.abort(
+        grpc.StatusCode.UNAVAILABLE,
+        "the server is shutting down; try again, another replica answers",
+    )

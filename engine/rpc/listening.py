@@ -112,8 +112,8 @@ def _require_free_port(listen: str, address: tuple[socket.AddressFamily, str], p
 def _bind(address: tuple[socket.AddressFamily, str], port: int) -> None:
     family, host = address
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if family == socket.AF_INET6:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if family == socket.AF_INET6:  # as gRPC does: "every address" is of IPv4, too
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(host != "::"))
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((host, port))
 
@@ -122,6 +122,8 @@ def _require_free_path(listen: str, path: Path) -> None:
     """Refuse a path whose socket a server holds; one that a killed server left is taken over."""
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise _refuse(listen, f"{path.parent} is no folder that this user may write to")
+    if path.is_symlink():
+        raise _refuse(listen, f"{path} is a link; name the socket itself")
     try:
         if not stat.S_ISSOCK(path.stat().st_mode):
             raise _refuse(listen, f"{path} exists and is no socket; remove it or name another")

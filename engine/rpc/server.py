@@ -74,7 +74,7 @@ class Server:
         """Refuse new requests, answer those admitted within `drain_seconds`, then close."""
         await self._health.enter_graceful_shutdown()
         await self._serving.drain(self._config.drain_seconds)
-        await self._guard.end_streams()
+        await self._guard.end_calls()
         await self._grpc.stop(REPLY_SECONDS)
         await self._serving.close()
 

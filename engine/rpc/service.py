@@ -11,7 +11,7 @@ import grpc
 
 from engine.config import Config
 from engine.errors import EngineError
-from engine.rpc.bounds import check_reply, check_request
+from engine.rpc.bounds import check_request, fit_reply
 from engine.rpc.wire import decode_request, encode_recommendation
 from engine.serving import Serving
 from llmsrec.v1 import recommender_pb2 as pb
@@ -56,7 +56,7 @@ class RecommenderService(RecommenderServiceServicer):
         check_request(request, self._config.request)
         answer = await self._serving.recommend(decode_request(request), received, deadline)
         reply = encode_recommendation(answer)
-        check_reply(reply, self._config.server.max_reply_bytes)
+        fit_reply(reply, self._config.server.max_reply_bytes)
         return reply
 
 

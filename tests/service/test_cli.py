@@ -70,11 +70,11 @@ def test_configuration_is_checked_and_shown_without_loading(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "server.toml"
-    path.write_text('[server]\nlisten = "127.0.0.1:0"\n[request]\nmax_k = 7\n')
+    path.write_text('[server]\nlisten = "127.0.0.1:0"\n[request]\nmax_k = 17\n')
     assert main(["serve", "--check-config", "--config", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert 'server.listen = "127.0.0.1:0"' in lines
-    assert "request.max_k = 7" in lines
+    assert "request.max_k = 17" in lines
     assert "batcher.max_batch_size = unset" in lines
 
 

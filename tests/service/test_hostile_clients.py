@@ -11,7 +11,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 from support.generations import SummingPipeline, make_generation
 
 from engine.config import Config, RequestConfig, ServerConfig
+from engine.errors import InvalidRequest
 from engine.live import Live
+from engine.rpc.bounds import fit_reply
 from engine.rpc.server import Server
 from engine.rpc.standing import REFLECTION_SERVICE_NAME, SERVICE_NAME
 from engine.serving import Serving
@@ -151,11 +153,17 @@ class TestReplyBeyondItsBound:
     def config(self) -> Config:
         return Config(server=ServerConfig(listen="127.0.0.1:0", max_reply_bytes=2**14))
 
-    async def test_is_refused_with_the_setting(self, running: Running) -> None:
+    async def test_leaves_the_ignored_ids_out_and_counts_them(self, running: Running) -> None:
         ignored = [pb.Interaction(item_id="x" * 200)] * 100
         request = pb.RecommendRequest(history=[*ignored, pb.Interaction(item_id="1")])
-        with pytest.raises(grpc.aio.AioRpcError, match=r"server\.max_reply_bytes \(16384\)"):
-            await ask(running, request)
+        reply = await ask(running, request)
+        assert reply.items[0].item_id == "1"
+        assert (len(reply.ignored_interactions), reply.num_ignored_interactions) == (0, 100)
+
+    def test_is_refused_with_the_setting_where_the_items_are_too_many(self) -> None:
+        items = [pb.RankedItem(item_id="x" * 10, title="y" * 100)] * 200
+        with pytest.raises(InvalidRequest, match=r"k: .*max_reply_bytes \(16384\).* 200 items"):
+            fit_reply(pb.RecommendResponse(items=items), 2**14)
 
 
 @pytest.mark.parametrize("interval_s", [0.05, 5.0])

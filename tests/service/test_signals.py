@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ from support.generations import GPU_LOST
 from engine.errors import CallFailed
 from engine.request import Interaction, Recommendation, RecommendRequest
 from engine.rpc.client import recommend
+from llmsrec.v1 import recommender_pb2 as pb
+from llmsrec.v1.recommender_pb2_grpc import RecommenderServiceStub
 
 TESTS = Path(__file__).parents[1]
 REQUEST = RecommendRequest([Interaction("1"), Interaction("2")])
@@ -47,8 +50,11 @@ class ServerProcess:
 
 
 @contextmanager
-def start_server(delay_s: float, prefix: Sequence[str] = ()) -> Iterator[ServerProcess]:
-    command = [*prefix, sys.executable, "-m", "support.fake_server", "--delay", str(delay_s)]
+def start_server(
+    delay_s: float, prefix: Sequence[str] = (), options: Sequence[str] = ()
+) -> Iterator[ServerProcess]:
+    program = [sys.executable, "-m", "support.fake_server", "--delay", str(delay_s)]
+    command = [*prefix, *program, *options]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, cwd=TESTS, stdout=pipe, stderr=pipe, text=True) as process:
         try:
@@ -82,6 +88,28 @@ def test_second_signal_stops_at_once(number: signal.Signals) -> None:
         server.process.send_signal(number)
         assert server.process.wait(timeout=3) == -number
         assert isinstance(asking.exception(timeout=10), CallFailed)
+
+
+@pytest.mark.parametrize("drain_seconds", [0.0, 5.0])
+def test_calls_under_way_at_a_stop_are_answered_or_told_to_go_elsewhere(
+    drain_seconds: float,
+) -> None:
+    """CANCELLED would be the caller's own doing, which nobody tries again."""
+    message = pb.RecommendRequest(history=[pb.Interaction(item_id="3")])
+    with (
+        start_server(delay_s=0.01, options=("--drain-seconds", str(drain_seconds))) as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        ask = RecommenderServiceStub(channel).Recommend
+        calls = [ask.future(message, timeout=20) for _ in range(300)]
+        server.wait_for_log("encoding")
+        server.process.terminate()
+        statuses = Counter(call.code() for call in calls)
+        _, log = server.process.communicate(timeout=20)
+    full, gone = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE
+    assert statuses.keys() <= {grpc.StatusCode.OK, full, gone}
+    assert server.process.returncode == 0
+    assert "Traceback" not in log
 
 
 AS_FIRST_PROCESS = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")

@@ -24,9 +24,12 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     parser = argparse.ArgumentParser()
     parser.add_argument("--delay", type=float, default=0.0)
-    pipeline = SummingPipeline(parser.parse_args().delay)
+    parser.add_argument("--drain-seconds", type=float, default=5.0)
+    options = parser.parse_args()
+    pipeline = SummingPipeline(options.delay)
+    config = make_config(drain_seconds=options.drain_seconds)
     try:
         with StopSignals() as signals:
-            asyncio.run(serve(Live(make_generation(pipeline)), make_config(), signals))
+            asyncio.run(serve(Live(make_generation(pipeline)), config, signals))
     except GpuFailed as error:
         sys.exit(f"error: {error}")

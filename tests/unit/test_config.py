@@ -1,5 +1,6 @@
 """A configuration is read strictly and defaults are usable."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -67,7 +68,9 @@ def test_keys_left_out_take_their_defaults(tmp_path: Path) -> None:
         pytest.param(
             "[batcher]\nmax_batch_tokens = 9223372036854775807\n", "max_batch_tokens", id="huge"
         ),
-        pytest.param("[request]\nmax_k = 0\n", r"\$\.request\.max_k", id="no items"),
+        pytest.param("[request]\nmax_k = 9\n", r"\$\.request\.max_k", id="below the default k"),
+        pytest.param(f"[request]\nmax_k = {'9' * 5000}\n", "digits", id="endless number"),
+        pytest.param(f"x = {'[' * 3000}\n", "recursion", id="endless depth"),
         pytest.param("[server]\nlisten = 50051\n", r"\$\.server\.listen", id="address"),
         pytest.param("[server]\n[server]\n", "line 2", id="table twice"),
         pytest.param("listen: here\n", "line 1", id="not TOML"),
@@ -89,9 +92,17 @@ def test_any_content_is_read_or_refused(content: bytes) -> None:
         assert isinstance(load_config(path), Config)
 
 
-def test_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="Is a directory"):
-        load_config(tmp_path)
+def test_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "server.toml"
+    path.write_text("[request]\nmax_k = 11\n", encoding="utf-8-sig")
+    assert load_config(path).request.max_k == 11
+
+
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ConfigError, match=f"{path}: it is no regular file"):
+            load_config(path)
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from engine import Interaction, Recommender, RecommendRequest
 from engine.bundle.held import MAPPINGS, VerifiedFiles, read_state
-from engine.bundle.manifest import GRAPH_FILE, WEIGHTS_FILE
-from engine.bundle.opened import open_bundle
+from engine.bundle.manifest import GRAPH_FILE, MANIFEST_FILE, WEIGHTS_FILE
+from engine.bundle.opened import CATALOGUE_FILE, open_bundle
 from engine.errors import BundleError
 
 REQUEST = RecommendRequest([Interaction("1"), Interaction("2")])
@@ -63,6 +63,22 @@ def test_file_that_changes_while_a_bundle_is_opened_is_named(bundle: Path, chang
             path.unlink()
     with pytest.raises(BundleError, match=rf"{WEIGHTS_FILE} changed while it was being read"):
         files.hold()
+
+
+@pytest.mark.parametrize("name", [MANIFEST_FILE, WEIGHTS_FILE, CATALOGUE_FILE])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_is_refused_before_it_is_read(bundle: Path, name: str, kind: str) -> None:
+    path = bundle / name
+    path.unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "device":
+            path.symlink_to("/dev/zero")
+        case _:
+            path.mkdir()
+    with pytest.raises(BundleError, match=f"{name}: it is no regular file"):
+        open_bundle(bundle)
 
 
 def store_and_link(path: Path, stored: Path) -> None:

@@ -1,6 +1,7 @@
 """The whole flow in process: bad input is refused by field path, answers are exact."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.generations import SummingPipeline, make_generation
 
 from engine import Interaction, Recommender, RecommendRequest
 from engine.bundle.opened import Bundle
 from engine.config import BatcherConfig, Config, RetrievalConfig
 from engine.encoders.encoder import Tower
-from engine.errors import ConfigError, EncodingFailed, InvalidRequest
+from engine.errors import ConfigError, EncodingFailed, InvalidRequest, RecommenderClosed
 from engine.live import Generation
 from engine.pipelines.sequential import SequentialPipeline
 from engine.query import Prompt, Ranking, Search, fill
@@ -98,13 +100,13 @@ def test_equal_missing_and_extreme_timestamps_are_accepted(
 
 def test_unknown_items_change_nothing_and_are_reported(recommender: Recommender) -> None:
     known = history(1, 2, timestamps_ms=[3, 7])
-    mixed = [Interaction("x", 1), known[0], Interaction("", 5), known[1], Interaction("401")]
+    mixed = [Interaction("x", 1), known[0], Interaction(" ", 5), known[1], Interaction("401")]
     alone, answer = recommender.recommend([RecommendRequest(known), RecommendRequest(mixed)])
     assert answer.items == alone.items
     assert answer.num_used_interactions == 2
     assert [(each.index, each.item_id, each.reason) for each in answer.ignored] == [
         (0, "x", IgnoredReason.UNKNOWN_ITEM),
-        (2, "", IgnoredReason.UNKNOWN_ITEM),
+        (2, " ", IgnoredReason.UNKNOWN_ITEM),
         (4, "401", IgnoredReason.UNKNOWN_ITEM),
     ]
     assert alone.ignored == []
@@ -360,3 +362,28 @@ def test_closing_twice_releases_the_encoder_once(
     opened = Recommender.open(reference_bundle)
     opened.close()
     opened.close()
+
+
+def refused_in_the_end(recommender: Recommender) -> bool:
+    while True:
+        try:
+            recommender.encode_users([[Interaction("1")]])
+        except RecommenderClosed:
+            return True
+
+
+def test_closing_lets_the_calls_under_way_end_and_refuses_the_next() -> None:
+    pipeline = SummingPipeline()
+    recommender = Recommender(make_generation(pipeline))
+    pipeline.gate.clear()
+    with ThreadPoolExecutor() as threads:
+        asking = threads.submit(recommender.recommend, [RecommendRequest([Interaction("3")])])
+        assert pipeline.started.wait(timeout=10)
+        ending = threads.submit(recommender.close)
+        assert refused_in_the_end(recommender)
+        assert pipeline.num_closed == 0
+        assert not ending.done()
+        pipeline.gate.set()
+        assert asking.result(timeout=10)[0].items[0].item_id == "3"
+        ending.result(timeout=10)
+    assert pipeline.num_closed == 1
