@@ -99,7 +99,8 @@ class _ShowVersion(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         version = importlib.import_module("importlib.metadata").version("llmsrec-engine")
-        parser.exit(message=f"llmsrec-engine {version}\n")
+        sys.stdout.write(f"llmsrec-engine {version}\n")
+        parser.exit()
 
 
 def parse_path(text: str) -> Path:

@@ -64,7 +64,10 @@ def read_folder(path: Path) -> LLMFolder:
     """
     if not path.is_dir():
         found = "is a file" if path.exists() else "is not there"
-        raise CheckpointError(f"{path} {found}; name the LLM's folder, as transformers saves it")
+        raise CheckpointError(
+            f"{path} {found}; name the LLM's folder, as transformers saves it, or mend 'path' in"
+            " llm.json"
+        )
     _refuse_adapter(path)
     config: Json = {}
     if (path / CONFIG).is_file():

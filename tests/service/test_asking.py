@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -278,6 +279,7 @@ def test_interrupt_ends_a_call_without_a_traceback() -> None:
         pipe = subprocess.PIPE
         with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
             assert asked.wait(timeout=30)
+            time.sleep(0.5)  # gRPC connects from a thread of its own, before the call is waited for
             process.send_signal(signal.SIGINT)
             assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 128 + signal.SIGINT
