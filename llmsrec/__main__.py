@@ -25,6 +25,11 @@ COMMANDS = {
         arguments.add_train_segments,
         "llmsrec.segments.train",
     ),
+    "study": (
+        "train over item segments with several settings, and rank them in validation",
+        arguments.add_study,
+        "llmsrec.segments.study",
+    ),
     "refine": (
         "train a checkpoint's output heads further, on readouts computed once",
         arguments.add_refine,

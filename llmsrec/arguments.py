@@ -113,35 +113,26 @@ def add_train_segments(parser: argparse.ArgumentParser) -> None:
     settings = SegmentsSettings()
     add = parser.add_argument
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
-    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
-    add(
-        "--llm",
-        default=SMOLLM2,
-        help="a folder as transformers saves it, or smollm2-135m out of its package",
-    )
-    add(
-        "--output",
-        type=Path,
-        required=True,
-        help="checkpoint to write; an unfinished training beside it goes on",
-    )
-    layers = "first layers of the LLM that are run"
-    add("--layers", dest="num_layers", type=int, default=settings.num_layers, help=layers)
-    add("--window", type=int, default=settings.window, help="newest interactions that are read")
-    add("--epochs", type=int, default=settings.epochs, help="passes over the users")
-    add("--batch-size", type=int, default=settings.batch_size, help="windows of one step")
-    add("--learning-rate", type=float, default=settings.learning_rate, help="of AdamW, at its most")
-    add("--weight-decay", type=float, default=settings.weight_decay, help="of AdamW")
-    add(
-        "--candidates",
-        type=int,
-        default=settings.candidates,
-        help="items that each step ranks; a smaller catalogue is ranked whole",
-    )
-    add("--precision", choices=LLM_PRECISIONS, default=settings.precision, help="of the frozen LLM")
-    add("--seed", type=int, default=settings.seed, help="of weights, windows and candidates")
+    _add_inputs_of_segments(parser)
+    output = "checkpoint to write; an unfinished training beside it goes on"
+    add("--output", type=Path, required=True, help=output)
+    for flag, name, kind, described in _VARIED_OF_SEGMENTS:
+        add(flag, dest=name, type=kind, default=getattr(settings, name), help=described)
+    _add_fixed_of_segments(parser, settings)
     add("--restart", action="store_true", help="drop an unfinished training and begin anew")
+
+
+def add_study(parser: argparse.ArgumentParser) -> None:
+    settings = SegmentsSettings()
+    add = parser.add_argument
+    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    _add_inputs_of_segments(parser)
+    output = "folder of a checkpoint for each training and results.jsonl; what is there is kept"
+    add("--output", type=Path, required=True, help=output)
+    for flag, name, kind, described in _VARIED_OF_SEGMENTS:
+        one = [getattr(settings, name)]
+        add(flag, dest=name, type=kind, nargs="+", default=one, help=f"{described}; several")
+    _add_fixed_of_segments(parser, settings)
 
 
 def add_refine(parser: argparse.ArgumentParser) -> None:
@@ -198,6 +189,39 @@ def add_import_reference(parser: argparse.ArgumentParser) -> None:
         "--llm", required=True, help="the LLM of the training: a folder as transformers saves it"
     )
     parser.add_argument("--output", type=Path, required=True, help="checkpoint to write")
+
+
+_VARIED_OF_SEGMENTS = (
+    ("--layers", "num_layers", int, "first layers of the LLM that are run"),
+    ("--window", "window", int, "newest interactions that are read"),
+    ("--learning-rate", "learning_rate", float, "of AdamW, at its most"),
+    ("--weight-decay", "weight_decay", float, "of AdamW"),
+    ("--seed", "seed", int, "of weights, windows and candidates"),
+)
+
+
+def _add_inputs_of_segments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
+    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
+    add(
+        "--llm",
+        default=SMOLLM2,
+        help="a folder as transformers saves it, or smollm2-135m out of its package",
+    )
+
+
+def _add_fixed_of_segments(parser: argparse.ArgumentParser, settings: SegmentsSettings) -> None:
+    add = parser.add_argument
+    add("--epochs", type=int, default=settings.epochs, help="passes over the users")
+    add("--batch-size", type=int, default=settings.batch_size, help="windows of one step")
+    add(
+        "--candidates",
+        type=int,
+        default=settings.candidates,
+        help="items that each step ranks; a smaller catalogue is ranked whole",
+    )
+    add("--precision", choices=LLM_PRECISIONS, default=settings.precision, help="of the frozen LLM")
 
 
 def _add_amazon(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from llmsrec.errors import CheckpointError
+
 Untyped = Any
 """A module of `transformers`, whose attributes are not typed."""
 
@@ -34,6 +36,11 @@ class FirstLayers(nn.Module):
     def __init__(self, llm: PreTrainedModel, num_layers: int) -> None:
         super().__init__()
         decoder: Untyped = llm
+        if num_layers > len(decoder.layers):
+            has = len(decoder.layers)
+            raise CheckpointError(
+                f"the LLM has {has} layers, and its first {num_layers} are asked for"
+            )
         self.layers = decoder.layers[:num_layers]
         self.norm = decoder.norm
         self.rotary = decoder.rotary_emb

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmsrec import checkpoint, llm, metrics
 from llmsrec.candidates import Candidates, draw_candidates, softmax_loss
 from llmsrec.dataset import Dataset
-from llmsrec.errors import DataError
+from llmsrec.errors import DataError, TrainingError
 from llmsrec.files import claimed, require_apart
 from llmsrec.model import Heads
 from llmsrec.progress import progress_bars
@@ -211,9 +211,10 @@ def run(arguments: argparse.Namespace) -> None:
         output, dataset=arguments.dataset, sasrec=arguments.sasrec, llm=Path(arguments.llm)
     )
     checkpoint.require_replaceable(output)
-    settings = SegmentsSettings(
-        **{name: getattr(arguments, name) for name in SegmentsSettings.__struct_fields__}
-    )
+    try:
+        settings = msgspec.convert(vars(arguments), SegmentsSettings)
+    except msgspec.ValidationError as error:
+        raise TrainingError(f"an option does not fit: {error}") from error
     with claimed(output), progress_bars() as bars:
         if arguments.restart:
             output.with_name(f"{output.name}.{_STATE}").unlink(missing_ok=True)

@@ -12,13 +12,13 @@ from support.ring import NUM_ITEMS, ring_dataset
 from torch import Tensor
 
 from llmsrec import checkpoint, evaluate, llm, train_sasrec
-from llmsrec.arguments import add_evaluate, add_train_segments
+from llmsrec.arguments import add_evaluate, add_study, add_train_segments
 from llmsrec.candidates import Candidates
 from llmsrec.dataset import Dataset
-from llmsrec.errors import CheckpointError
+from llmsrec.errors import CheckpointError, DataError, TrainingError
 from llmsrec.model import Heads
 from llmsrec.sasrec_files import load_sasrec
-from llmsrec.segments import train
+from llmsrec.segments import study, train
 from llmsrec.segments.model import SegmentsModel
 from llmsrec.segments.sampling import Step, draw_steps
 from llmsrec.segments.titles import Ragged, Titles, read_titles, tokenise
@@ -208,3 +208,64 @@ def test_items_drawn_as_targets_alone_are_rivals_of_none(inputs: Inputs) -> None
         own = np.union1d(drawn, alone.targets)
         singles.append(trainer.loss(alone, Candidates(own, np.isin(own, drawn), 0.5)))
     torch.testing.assert_close(several, torch.stack(singles).mean())
+
+
+class TestStudy:
+    def run(self, inputs: Inputs, output: Path, *more: str) -> None:
+        parser = argparse.ArgumentParser()
+        add_study(parser)
+        named = [f"--{name}={inputs.folder / name}" for name in ("dataset", "sasrec")]
+        options = ["--epochs=1", "--batch-size=8", "--layers", "1", "2", "--window=8", *more]
+        study.run(
+            parser.parse_args([*named, f"--llm={inputs.llm}", f"--output={output}", *options])
+        )
+
+    def results(self, output: Path) -> list[study.Result]:
+        return study.read_results(output / study.RESULTS, {})
+
+    def test_ranks_each_combination_by_validation_and_trains_none_twice(
+        self, inputs: Inputs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.run(inputs, tmp_path / "study")
+        first = (tmp_path / "study" / study.RESULTS).read_bytes()
+        self.run(inputs, tmp_path / "study", "--seed", "0", "1")
+        lines = (tmp_path / "study" / study.RESULTS).read_bytes()
+        assert lines.startswith(first)
+        results = self.results(tmp_path / "study")
+        assert [(each.settings.num_layers, each.settings.seed) for each in results] == [
+            (1, 0),
+            (2, 0),
+            (1, 1),
+            (2, 1),
+        ]
+        for result in results:
+            trained = checkpoint.load(tmp_path / "study" / study.name_of(result.settings))
+            assert trained.config.metrics["validation"] == result.validation
+        shown = [float(line.split()[0]) for line in capsys.readouterr().out.splitlines()[-4:]]
+        assert shown == sorted(shown, reverse=True)
+
+    def test_line_that_a_kill_cut_off_is_no_result(self, inputs: Inputs, tmp_path: Path) -> None:
+        self.run(inputs, tmp_path / "study")
+        path = tmp_path / "study" / study.RESULTS
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20])
+        assert len(self.results(tmp_path / "study")) == 1
+        self.run(inputs, tmp_path / "study")
+        assert len(self.results(tmp_path / "study")) == 2
+
+    def test_results_of_other_data_are_refused(self, inputs: Inputs, tmp_path: Path) -> None:
+        self.run(inputs, tmp_path / "study")
+        path = tmp_path / "study" / study.RESULTS
+        with pytest.raises(DataError, match="is of another sasrec"):
+            study.read_results(path, {"sasrec": "x"})
+
+
+@pytest.mark.parametrize("option", ["--window=0", "--layers=-1", "--learning-rate=0"])
+def test_setting_out_of_its_range_is_refused(inputs: Inputs, tmp_path: Path, option: str) -> None:
+    with pytest.raises(TrainingError, match="an option does not fit"):
+        train.run(inputs.options(tmp_path / "out", option))
+
+
+def test_layers_that_the_llm_lacks_are_refused(inputs: Inputs, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has 3 layers, and its first 4 are asked for"):
+        train.run(inputs.options(tmp_path / "out", "--layers=4"))
