@@ -273,7 +273,9 @@ def test_llm_of_another_width_is_refused(
 def test_llm_that_moved_is_named(reference_checkpoint: Checkpoint, llm_folder: Path) -> None:
     moved = replace(reference_checkpoint, llm_source=llm.locate(str(llm_folder)))
     llm_folder.rename(llm_folder.with_name("elsewhere"))
-    with pytest.raises(CheckpointError, match=rf"{llm_folder} is not there; .*mend 'path' in llm\.json"):
+    with pytest.raises(
+        CheckpointError, match=rf"{llm_folder} is not there; .*mend 'path' in llm\.json"
+    ):
         moved.load_model()
 
 
