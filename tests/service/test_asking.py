@@ -267,6 +267,16 @@ def test_title_is_escaped_where_the_encoding_lacks_it(served: Served) -> None:
     assert done.stdout.splitlines()[1].endswith(r"Am\xe9lie\n\x1b[31m")
 
 
+HEEDING_INTERRUPTS = """
+import signal
+import sys
+from engine.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main(sys.argv[1:]))
+"""
+"""A shell lets what it starts in the background ignore them, and so would all of a test run."""
+
+
 def test_interrupt_ends_a_call_without_a_traceback() -> None:
     asked = threading.Event()
 
@@ -275,7 +285,7 @@ def test_interrupt_ends_a_call_without_a_traceback() -> None:
         keep_silent(connection)
 
     with listening(note) as address:
-        command = [sys.executable, "-m", "engine", "recommend", address, "--item", "1"]
+        command = [sys.executable, "-c", HEEDING_INTERRUPTS, "recommend", address, "--item", "1"]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True) as process:
             assert asked.wait(timeout=30)
