@@ -76,13 +76,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     settings, limits = TrainSettings(), TrainLimits()
     add = parser.add_argument
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
-    add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")
-    add(
-        "--llm",
-        default=SMOLLM2,
-        help="a folder as transformers saves it, or smollm2-135m out of its package",
-    )
+    _add_inputs_of_training(parser)
     add(
         "--output",
         type=Path,
@@ -113,7 +107,7 @@ def add_train_segments(parser: argparse.ArgumentParser) -> None:
     settings = SegmentsSettings()
     add = parser.add_argument
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    _add_inputs_of_segments(parser)
+    _add_inputs_of_training(parser)
     output = "checkpoint to write; an unfinished training beside it goes on"
     add("--output", type=Path, required=True, help=output)
     for flag, name, kind, described in _VARIED_OF_SEGMENTS:
@@ -126,7 +120,7 @@ def add_study(parser: argparse.ArgumentParser) -> None:
     settings = SegmentsSettings()
     add = parser.add_argument
     parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    _add_inputs_of_segments(parser)
+    _add_inputs_of_training(parser)
     output = "folder of a checkpoint for each training and results.jsonl; what is there is kept"
     add("--output", type=Path, required=True, help=output)
     for flag, name, kind, described in _VARIED_OF_SEGMENTS:
@@ -200,7 +194,7 @@ _VARIED_OF_SEGMENTS = (
 )
 
 
-def _add_inputs_of_segments(parser: argparse.ArgumentParser) -> None:
+def _add_inputs_of_training(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--dataset", type=Path, required=True, help="a directory that `prepare` wrote")
     add("--sasrec", type=Path, required=True, help="a directory that `train-sasrec` wrote")

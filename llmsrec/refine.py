@@ -21,7 +21,6 @@ from torch.nn import functional
 
 from llmsrec import checkpoint, metrics
 from llmsrec.dataset import Dataset
-from llmsrec.errors import DataError
 from llmsrec.files import claimed, require_apart
 from llmsrec.losses import representation_loss
 from llmsrec.model import COLLABORATIVE_DIM, VECTOR_DIM, Heads, head
@@ -179,8 +178,7 @@ def _refine(arguments: argparse.Namespace, output: Path, settings: RefineSetting
     dataset, trained = Dataset.load(arguments.dataset), checkpoint.load(arguments.checkpoint)
     trained.require_catalogue_of(dataset)
     teacher, teacher_description = load_sasrec(arguments.sasrec)
-    if teacher_description.dataset_sha256 != dataset.digest():
-        raise DataError("--sasrec was trained on another dataset than --dataset; train it anew")
+    teacher_description.require_trained_on(dataset.digest())
     origin = f"{trained.digest()} {dataset.digest()} {settings.precision} {settings.windows}"
     key = hashlib.sha256(origin.encode()).hexdigest()[:12]
     kept = output.with_name(f"{output.name}.readouts-{key}.npy")

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 from safetensors.torch import load, save
 
-from llmsrec.errors import CheckpointError
+from llmsrec.errors import CheckpointError, DataError
 from llmsrec.files import sha256_of_file, written_aside
 from llmsrec.sasrec import SASRec, Shape
 
@@ -22,6 +22,15 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     metrics: dict[str, dict[str, float]]
     """Per split, then per metric."""
     weights_sha256: str = ""
+
+    def require_trained_on(self, dataset_sha256: str) -> None:
+        """Refuse a teacher whose item rows mean other items.
+
+        Raises:
+            DataError: it was trained on another dataset.
+        """
+        if self.dataset_sha256 != dataset_sha256:
+            raise DataError("--sasrec was trained on another dataset than --dataset; train it anew")
 
 
 def save_sasrec(folder: Path, model: SASRec, description: Description) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from llmsrec import checkpoint, llm, metrics
 from llmsrec.dataset import Dataset
 from llmsrec.encoding import as_history, encode_items, encode_users
-from llmsrec.errors import DataError
 from llmsrec.files import claimed, require_apart
 from llmsrec.losses import training_loss
 from llmsrec.model import COLLABORATIVE_DIM, VECTOR_DIM, Heads, LLMSRec, head
@@ -52,8 +51,7 @@ class Trainer:
         settings: TrainSettings,
     ) -> None:
         teacher, teacher_description = sasrec
-        if teacher_description.dataset_sha256 != dataset.digest():
-            raise DataError("--sasrec was trained on another dataset than --dataset; train it anew")
+        teacher_description.require_trained_on(dataset.digest())
         self.dataset = dataset
         self.settings = settings
         self.source = llm.locate(llm_name)

@@ -12,8 +12,18 @@ def check_request(message: pb.RecommendRequest, config: RequestConfig) -> None:
         InvalidRequest: with the field and the setting that bounds it.
     """
     excluded = message.excluded_item_ids
-    _check("history", "interactions", len(message.history), "max_interactions", config)
-    _check("excluded_item_ids", "ids", len(excluded), "max_excluded_ids", config)
+    if len(message.history) > config.max_interactions:
+        raise InvalidRequest(
+            "history",
+            f"has {len(message.history)} interactions, over request.max_interactions"
+            f" ({config.max_interactions}); send the newest",
+        )
+    if len(excluded) > config.max_excluded_ids:
+        raise InvalidRequest(
+            "excluded_item_ids",
+            f"has {len(excluded)} ids, over request.max_excluded_ids ({config.max_excluded_ids});"
+            " send fewer",
+        )
     if message.k > config.max_k:
         raise InvalidRequest("k", f"is {message.k}, over request.max_k ({config.max_k})")
     for index, interaction in enumerate(message.history):
@@ -37,14 +47,6 @@ def fit_reply(message: pb.RecommendResponse, max_bytes: int) -> None:
             "k",
             f"the answer takes {num_bytes} bytes, over server.max_reply_bytes ({max_bytes}); ask"
             f" for fewer than {len(message.items)} items",
-        )
-
-
-def _check(field: str, what: str, found: int, setting: str, config: RequestConfig) -> None:
-    most: int = getattr(config, setting)
-    if found > most:
-        raise InvalidRequest(
-            field, f"has {found} {what}, over request.{setting} ({most}); send fewer"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmsrec import checkpoint, llm, metrics
 from llmsrec.candidates import Candidates, draw_candidates, softmax_loss
 from llmsrec.dataset import Dataset
-from llmsrec.errors import DataError, TrainingError
+from llmsrec.errors import TrainingError
 from llmsrec.files import claimed, require_apart
 from llmsrec.model import Heads
 from llmsrec.progress import progress_bars
@@ -47,8 +47,7 @@ class Trainer:
         bars: Progress,
     ) -> None:
         teacher, described = sasrec
-        if described.dataset_sha256 != dataset.digest():
-            raise DataError("--sasrec was trained on another dataset than --dataset; train it anew")
+        described.require_trained_on(dataset.digest())
         self.dataset, self.settings = dataset, settings
         self.source = llm.locate(llm_name)
         self.origin = {
